@@ -216,8 +216,8 @@ def run(
         typer.Option(
             metavar="URL",
             help="Send a message for each fault, and when the training stalls, to an apprise address: slack://...,"
-            " mailto://..., json://host; may be repeated. Other users can see the command line, so prefer"
-            " GRADWATCH_RUN_NOTIFY.",
+            " mailto://..., json://host; may be repeated. Prefer GRADWATCH_RUN_NOTIFY: other users can see"
+            " the command line.",
         ),
     ] = None,
     notify_link: NotifyLink = None,

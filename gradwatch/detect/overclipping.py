@@ -7,6 +7,7 @@ from collections import deque
 
 from gradwatch.detect.optimizers import UpdateRule, traits_of
 from gradwatch.record import Event, Severity, StepRecord, event_at
+from gradwatch.text import share as percentage
 
 WINDOW_STEPS = 300
 CLIPPED_FRACTION, REARM_FRACTION = 0.5, 0.3
@@ -63,7 +64,7 @@ class OverClipping:
             record,
             kind="overclipping",
             severity=severity,
-            message=f"{fraction:.0%} of the last {WINDOW_STEPS} steps were {how}",
+            message=f"{percentage(fraction)} of the last {WINDOW_STEPS} steps were {how}",
             observed=fraction,
             limit=CLIPPED_FRACTION,
         )

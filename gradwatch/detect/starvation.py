@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from gradwatch.detect.level import ParameterShapes, is_usable
 from gradwatch.detect.optimizers import OptimizerTraits
 from gradwatch.record import Event, LayerStats, StepRecord, event_at
+from gradwatch.text import share as percentage
 
 LASTING_STEPS = 100
 STARVED_FRACTION = 0.5
@@ -52,8 +53,8 @@ class EpsStarvation:
                 record,
                 kind="eps-starvation",
                 severity="info",
-                message=f"{fraction:.0%} of the weights had gradients smaller than the optimizer's eps, {eps:g}, for"
-                f" {LASTING_STEPS} steps",
+                message=f"{percentage(fraction)} of the weights had gradients smaller than the optimizer's eps,"
+                f" {eps:g}, for {LASTING_STEPS} steps",
                 parameter=record.layers.parameters[smallest].name,
                 observed=fraction,
                 limit=STARVED_FRACTION,

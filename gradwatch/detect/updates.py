@@ -11,6 +11,7 @@ from gradwatch.detect.changes import PresenceChanges
 from gradwatch.detect.episode import Episode
 from gradwatch.detect.level import LayerLevels, Level, ParameterShapes, factor_text, is_usable
 from gradwatch.record import Event, Floats, LayerStats, ParameterInfo, StepRecord, event_at, total
+from gradwatch.text import share as percentage
 
 UPDATE_FACTOR, UPDATE_SIGMAS = 2.0, 5.0
 """An update has jumped at this many times its level, or these robust deviations above it; whichever is higher."""
@@ -357,7 +358,7 @@ class NothingMoves:
             record,
             kind="nothing-moves",
             severity="info",
-            message=f"a step changes {share:.2%} of the entries of weights in low precision",
+            message=f"a step changes {percentage(share)} of the entries of weights in low precision",
             observed=share,
             limit=FEW_MOVED,
         )

@@ -56,7 +56,7 @@ def why_unheard(optimizer: Optimizer) -> str | None:
     if listed_or_none(optimizer) is None:
         return "its param_groups can't be read"
     if not isinstance(optimizer, NoOptimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
-        return "it never called Optimizer.__init__, so PyTorch calls no hooks in its step"
+        return "it never called Optimizer.__init__, without which PyTorch calls no hooks in its step"
     return None
 
 

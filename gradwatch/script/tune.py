@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from gradwatch.analysis.recommend import recommend
 from gradwatch.analysis.run import Run
 from gradwatch.errors import BadArgument, CannotTune, GradwatchError
+from gradwatch.text import share as percentage
 
 FACTOR = 4.0  # from one candidate to the next
 LEAST_GAIN = 0.01  # share of the loss: a smaller difference does not matter
@@ -219,7 +220,7 @@ def _verdict(best: Trial, plain: Trial | None, matters: bool) -> str:
     if not matters:
         return (
             f"clipping does not matter here: the loss is {plain.loss:.4g} without it and {best.loss:.4g} with the best"
-            f" threshold, a difference within the noise or {LEAST_GAIN:.0%}"
+            f" threshold, a difference within the noise or {percentage(LEAST_GAIN)}"
         )
     return f"clip at {best.max_norm:g}: the loss is {best.loss:.4g}, without clipping {plain.loss:.4g}"
 

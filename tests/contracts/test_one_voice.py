@@ -45,9 +45,12 @@ SAYS_WHAT_IS_MEASURED = [
     "export",
     "plugins",
     "sinks",
+    "recording",
+    "cli",
     "script/doctor.py",
     "analysis/summary",
 ]
+HELP_OF_OPTIONS = PACKAGE / "cli/signatures.py"  # says what an option does, in the imperative
 GIVES_A_THRESHOLD = ["analysis/recommend", "script/tune.py"]  # which may say why that one, and that one may clip there
 
 
@@ -77,7 +80,63 @@ def name_of(path):
 
 @pytest.mark.parametrize("path", modules(SAYS_WHAT_IS_MEASURED), ids=name_of)
 def test_a_module_that_shows_a_training_phrases_no_cause_and_no_remedy(path):
-    assert [text for text in sentences(path) if CAUSE.search(text) or REMEDY.search(text)] == []
+    remedy = re.compile("(?!)") if path == HELP_OF_OPTIONS else REMEDY
+    assert [text for text in sentences(path) if CAUSE.search(text) or remedy.search(text)] == []
+
+
+DASHBOARDS = PACKAGE.parent / "dashboards"
+LITERAL = re.compile(r'"(?:[^"\\\n]|\\.)*"|`(?:[^`\\]|\\.)*`')
+COMMENT = re.compile(r"^\s*(?://|/\*|\*).*$|\s//\s.*$", re.MULTILINE)
+OF_THE_PAGE = {  # what a reader can do there
+    "find runs",
+    "move through the steps shown",
+    "Found no gradwatch.db in {} or below. Record a run there, and reload:",
+    "gradwatch explain {}",
+}
+
+
+def page_sentences(path):
+    """The strings of a module in JavaScript, with {} where a value stands."""
+    found = LITERAL.findall(COMMENT.sub("", path.read_text()))
+    return [re.sub(r"\$\{[^}]*\}", "{}", text[1:-1]) for text in found if " " in text]
+
+
+def test_the_page_phrases_no_cause_and_no_remedy():
+    told = {text for path in DASHBOARDS.rglob("*.js") for text in page_sentences(path)}
+    assert len(told) > 100
+    assert told >= OF_THE_PAGE
+    assert [text for text in told - OF_THE_PAGE if CAUSE.search(text) or REMEDY.search(text)] == []
+
+
+def percentages(path):
+    """Lines that format a percentage by themselves: f"{x:.0%}" rounds halves to even, and `text.share` away from 0."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FormattedValue) and "%" in ast.unparse(node.format_spec or ast.Constant("")):
+            yield node.lineno
+        if isinstance(node, ast.JoinedStr):
+            pairs = zip(node.values, node.values[1:], strict=False)
+            yield from (
+                node.lineno
+                for value, after in pairs
+                if isinstance(value, ast.FormattedValue)
+                and value.format_spec is not None
+                and isinstance(after, ast.Constant)
+                and str(after.value).startswith("%")
+            )
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [('f"{x:.0%}"', [1]), ('f"{100 * x:.1f}% of"', [1]), ('f"{share(x)} of {y:.1f}"', []), ("1 % 2", [])],
+)
+def test_a_percentage_is_seen(tmp_path, code, lines):
+    (tmp_path / "module.py").write_text(code)
+    assert list(percentages(tmp_path / "module.py")) == lines
+
+
+@pytest.mark.parametrize("path", [p for p in modules(["."]) if p.name != "text.py"], ids=name_of)
+def test_every_percentage_is_formatted_by_one_function(path):
+    assert list(percentages(path)) == []
 
 
 @pytest.mark.parametrize("path", modules(GIVES_A_THRESHOLD), ids=name_of)

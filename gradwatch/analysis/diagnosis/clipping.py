@@ -14,6 +14,7 @@ from gradwatch.analysis.diagnosis.optimizer import divides_each_entry
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.detect import traits_of
 from gradwatch.record import Event
+from gradwatch.text import share as percentage
 
 MIN_STEPS = 20  # steps
 MOST_STEPS = 0.9  # share of the steps
@@ -137,7 +138,7 @@ def clip_starves(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="clip-starves",
         severity="warning",
         certainty="shown" if divides_each_entry(optimizer) else "likely",
-        what=f"{name} has {owned:.1%} of the squared norm{facts.of(optimizer)}, and clipping by it leaves"
+        what=f"{name} has {percentage(owned)} of the squared norm{facts.of(optimizer)}, and clipping by it leaves"
         f" {listed(names)} next to nothing (median clip_coef {np.median(coefs):.2g})",
         optimizer=optimizer.name,
         parameters=(*held, *names),
@@ -201,7 +202,7 @@ def threshold_too_low(facts: Facts, optimizer: OptimizerFacts) -> Finding | None
         code="threshold-too-low",
         severity="warning",
         certainty="shown",
-        what=f"{clipped:.0%} of the steps{facts.of(optimizer)} were clipped at {threshold:g}, on average to"
+        what=f"{percentage(clipped)} of the steps{facts.of(optimizer)} were clipped at {threshold:g}, on average to"
         f" {coefs.mean():.2g} of their norm: the learning rate is in effect multiplied by that",
         optimizer=optimizer.name,
         steps=optimizer.span,
@@ -387,7 +388,7 @@ def one_parameter_dominates(facts: Facts, optimizer: OptimizerFacts) -> Finding 
         code="one-parameter-dominates",
         severity="info",
         certainty="shown",
-        what=f"{name} alone has {shares[largest]:.0%} of the squared norm{facts.of(optimizer)}",
+        what=f"{name} alone has {percentage(shares[largest])} of the squared norm{facts.of(optimizer)}",
         optimizer=optimizer.name,
         parameters=(name,),
         steps=optimizer.span,

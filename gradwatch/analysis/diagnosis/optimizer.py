@@ -53,8 +53,8 @@ def eps_starvation(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="eps-starvation",
         severity="info",
         certainty="shown",
-        what=f"{first.observed or 0.0:.0%} of the weights{facts.of(optimizer)} have gradients below eps = {eps}: their"
-        " updates shrink",
+        what=f"{share(first.observed or 0.0)} of the weights{facts.of(optimizer)} have gradients below eps = {eps}:"
+        " their updates shrink",
         optimizer=optimizer.name,
         parameters=(first.parameter,) if first.parameter else (),
         steps=(first.step, int(optimizer.steps[-1])),
@@ -196,8 +196,8 @@ def learning_rate_too_high(facts: Facts, optimizer: OptimizerFacts) -> Finding |
         # The loss of one may rise because another learns, as of a critic while its generator does.
         severity="info" if optimizer.has_rivals else "warning",
         certainty="likely",
-        what=f"the median update{facts.of(optimizer)} changes {name} by {value:.1%} of its norm (limit"
-        f" {LARGE_UPDATE_RATIO:.0%}) and the loss is unstable",
+        what=f"the median update{facts.of(optimizer)} changes {name} by {share(value)} of its norm (limit"
+        f" {share(LARGE_UPDATE_RATIO)}) and the loss is unstable",
         optimizer=optimizer.name,
         parameters=(name,),
         steps=optimizer.span,

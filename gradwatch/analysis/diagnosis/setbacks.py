@@ -38,6 +38,7 @@ from gradwatch.analysis.statistics.tail import detrended_sample
 from gradwatch.analysis.statistics.validation import turn
 from gradwatch.record import Severity
 from gradwatch.text import number
+from gradwatch.text import share as percentage
 
 LOSSES_BEFORE = 16  # losses before a spike that tell its level
 SMOOTHED = 5  # losses: a median of so many tells whether the loss is back
@@ -164,7 +165,7 @@ def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="repeated-spikes",
         severity="warning" if share >= LOST_SHARE else "info",
         certainty="shown",
-        what=f"{len(steps)} spikes{facts.of(optimizer)} threw the training back{times}: for {share:.0%} of"
+        what=f"{len(steps)} spikes{facts.of(optimizer)} threw the training back{times}: for {percentage(share)} of"
         f" the steps the loss stood above its level before them (from step {worst.first} on near"
         f" {number(worst.after)} instead of {number(worst.before)})",
         optimizer=optimizer.name,
@@ -206,8 +207,8 @@ def _thrown_back_by_the_rate(facts: Facts, optimizer: OptimizerFacts) -> Finding
         severity="warning",
         certainty="shown",
         what=f"{len(found)} of {len(peaks)} peaks of the learning rate{facts.of(optimizer)} threw the training back:"
-        f" for {share:.0%} of the steps the loss stood above its level before them (from step {worst.first} on near"
-        f" {number(_height(optimizer, worst))} instead of {number(worst.before)})",
+        f" for {percentage(share)} of the steps the loss stood above its level before them (from step {worst.first} on"
+        f" near {number(_height(optimizer, worst))} instead of {number(worst.before)})",
         optimizer=optimizer.name,
         steps=(found[0].first, found[-1].first),
         evidence={
@@ -286,7 +287,7 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     cause, remedy = _why_it_regressed(left)
     # Of players that train against one another, the loss of one rises as the other learns.
     severity: Severity = "warning" if (share >= UNDONE_SHARE or is_worse or is_clear) and not facts.several else "info"
-    undone, times = f"{share:.0%} of its progress is undone", levels[-1] / max(levels[best], 1e-300)
+    undone, times = f"{percentage(share)} of its progress is undone", levels[-1] / max(levels[best], 1e-300)
     if is_worse:
         undone = f"above the {number(start)} that it began at"
     elif share < UNDONE_SHARE and times > LEAPT_RATIO:
@@ -322,8 +323,8 @@ def _why_it_regressed(weights_left: float | None) -> tuple[str, str]:
             " or an adversary it can be meant",
         )
     return (
-        f"the weight decay: the weights have shrunk to {weights_left:.1%} of their largest norm, and with them what"
-        " had been learnt",
+        f"the weight decay: the weights have shrunk to {percentage(weights_left)} of their largest norm, and with them"
+        " what had been learnt",
         "print the weight_decay of each of optimizer.param_groups around the step where the loss turns, and lower it:"
         " a schedule or a group may have raised it",
     )
@@ -571,8 +572,8 @@ def _policy_without_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding
         return None
     share = float((rewards == rewards.min()).mean())
     if is_stuck_at_lowest(rewards):
-        what = f"the reward is {number(float(rewards.min()))}, its lowest, in {share:.0%} of the rows, and the others"
-        what += " do not become more"
+        what = f"the reward is {number(float(rewards.min()))}, its lowest, in {percentage(share)} of the rows, and the"
+        what += " others do not become more"
     elif stays_near_zero(rewards):
         what = f"the reward stays near 0, at {number(float(rewards.mean()))} on average, and does not become more"
     elif return_stands(rewards, optimizer.history.losses):

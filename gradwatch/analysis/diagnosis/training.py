@@ -17,6 +17,7 @@ from gradwatch.analysis.statistics.recovery import robust_deviation
 from gradwatch.record import Event, Severity
 from gradwatch.store.columns import is_of_one_value
 from gradwatch.text import number
+from gradwatch.text import share as percentage
 
 FEW_STEPS = 40  # steps: a part of the loss may join later than this
 MIN_STEPS = 5  # steps: too few to conclude that something never happens
@@ -202,7 +203,7 @@ def group_without_rate(facts: Facts, optimizer: OptimizerFacts) -> Finding | Non
         severity="warning" if share >= NOTABLE_ENTRIES else "info",
         certainty="shown",
         what=f"{int(zero.sum())} of {len(zero)} parameter groups{facts.of(optimizer)} have learning rate 0 at every"
-        f" step: {listed(names)} get gradients and do not move, {share:.0%} of the trainable weights",
+        f" step: {listed(names)} get gradients and do not move, {percentage(share)} of the trainable weights",
         optimizer=optimizer.name,
         parameters=tuple(names),
         steps=optimizer.span,
@@ -305,8 +306,8 @@ def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="zero-gradients",
         severity=_severity_of_zeros(facts, optimizer, share, few=few),
         certainty="likely" if few else "shown",
-        what=f"the gradient{facts.of(optimizer)} is {_nothing(optimizer)} at {share:.0%} of the steps, so they train"
-        " nothing",
+        what=f"the gradient{facts.of(optimizer)} is {_nothing(optimizer)} at {percentage(share)} of the steps, so they"
+        " train nothing",
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={
@@ -565,7 +566,7 @@ def no_gradient(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         certainty="shown",
         what=f"{whole}{facts.of(optimizer)} never {gets} a gradient: {len(absent)} of"
         f" {len(set(optimizer.names) - optimizer.frozen)}"
-        f" parameters, {share:.0%} of the trainable weights, are not trained",
+        f" parameters, {percentage(share)} of the trainable weights, are not trained",
         optimizer=optimizer.name,
         parameters=tuple(absent),
         steps=optimizer.span,
@@ -687,8 +688,8 @@ def updates_below_precision(facts: Facts, optimizer: OptimizerFacts) -> Finding 
         code="updates-below-precision",
         severity="critical" if moved < MOVED_ENTRIES / 10 else "warning",
         certainty="shown" if moved == 0 else "likely",
-        what=f"updates{facts.of(optimizer)} are smaller than the spacing of {dtype} numbers: about {moved:.1%} of the"
-        " entries move at a step",
+        what=f"updates{facts.of(optimizer)} are smaller than the spacing of {dtype} numbers: about {percentage(moved)}"
+        " of the entries move at a step",
         optimizer=optimizer.name,
         parameters=tuple(info.name for info in optimizer.parameters if _bits(info.dtype))[:8],
         steps=optimizer.span,
@@ -809,7 +810,7 @@ def dead_parameters(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="dead-parameters",
         severity="warning" if share >= NOTABLE_ENTRIES and (events or made >= FEW_STEPS) else "info",
         certainty="shown",
-        what=f"the gradient of {listed(names)}{facts.of(optimizer)} is exactly 0: {share:.0%} of the weights do"
+        what=f"the gradient of {listed(names)}{facts.of(optimizer)} is exactly 0: {percentage(share)} of the weights do"
         " not learn",
         optimizer=optimizer.name,
         parameters=names,

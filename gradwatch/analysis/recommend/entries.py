@@ -13,6 +13,7 @@ from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.recommend.what_if import two_digits
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.text import share as percentage
 
 MOST_SPIKES = 20  # spikes that are read
 MOST_SAMPLES = 400  # steps whose largest entries and norms of parameters are read
@@ -45,8 +46,8 @@ def value_or_norm(reader: RunReader, optimizer: str, history: OptimizerHistory, 
         threshold, count = _threshold_by_value(reader, optimizer, history, max_norm)
         return HowToClip(
             by="value",
-            reason=f"by value or by norm: one entry carries {share:.0%} of the squared norm of the steps that stood"
-            " out, so a clip by value would cut it alone, where one by norm shrinks all others with it"
+            reason=f"by value or by norm: one entry carries {percentage(share)} of the squared norm of the steps that"
+            " stood out, so a clip by value would cut it alone, where one by norm shrinks all others with it"
             f": `clip_grad_value_` at {threshold:g} keeps every step of {count} entries within {max_norm:g} too",
             clip_value=threshold,
         )
@@ -60,7 +61,7 @@ def value_or_norm(reader: RunReader, optimizer: str, history: OptimizerHistory, 
     return HowToClip(
         by="norm",
         reason="by value or by norm: by norm, for the steps that stood out are large in many entries (the largest has"
-        f" {share:.0%} of the squared norm), and a clip by norm keeps their direction",
+        f" {percentage(share)} of the squared norm), and a clip by norm keeps their direction",
     )
 
 

@@ -169,7 +169,7 @@ def _fault(history: OptimizerHistory, choice: Choice) -> str:
     if choice.cause == "weights-grew":
         return f"the weights grew from a norm of {history.weight_norm:.3g} to {history.last_weight_norm:.3g}"
     if choice.cause == "large-updates":
-        return f"the median update changes the weights by {history.update_ratio:.1%}"
+        return f"the median update changes the weights by {share(history.update_ratio)}"
     if choice.cause == "lost":
         if history.lost_at is not None or history.ended_nonfinite:
             return "the training was lost"
@@ -185,7 +185,7 @@ def _bound(history: OptimizerHistory) -> str:
     start, best = history.weight_norm, weight_norm_at_best(history)
     assert start is not None
     kept = (
-        f"at learning rate {history.learning_rate:g} it keeps every update within {MAX_UPDATE_RATIO:.0%} of the"
+        f"at learning rate {history.learning_rate:g} it keeps every update within {share(MAX_UPDATE_RATIO)} of the"
         " weights' norm"
     )
     if 1 / EQUAL_RATIO < best / start < EQUAL_RATIO:
@@ -232,8 +232,8 @@ def _explain_guard(history: OptimizerHistory, choice: Choice, is_lost: bool) -> 
         changes = "changes" if history.median_clip_coef > 1 / EQUAL_RATIO else "would change"
         without = "" if changes == "changes" else " without clipping"
         return (
-            f"{passed}, but the median update {changes} the weights by {unclipped_update_ratio(history):.1%}{without},"
-            f" which is a lot: {_bound(history)}"
+            f"{passed}, but the median update {changes} the weights by"
+            f" {share(unclipped_update_ratio(history))}{without}, which is a lot: {_bound(history)}"
         )
     if choice.basis == "guard-given-p90":
         return f"{passed}, so it is a guard: the 90th percentile of the norms that the optimizer was given"
