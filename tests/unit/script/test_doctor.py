@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gradwatch.script.doctor import Examination, Observation
+from gradwatch.script.doctor import Examination, Observation, told_by_clock
 
 from ...prepared import forked
 
@@ -151,6 +151,27 @@ def test_a_scaled_loss_that_overflows_is_no_loss_that_is_not_finite(tmp_path):
     assert not has_problem
     (text,) = [text for _, about, text in observations if about == "scaling"]
     assert "0 steps skipped" not in text
+
+
+@pytest.mark.parametrize(
+    ("step", "ours", "mark", "says"),
+    [
+        pytest.param(
+            0.1, 0.002, "fine", "2 ms of 100 ms a step in the training thread (2%) over 4 steps; read", id="cheap"
+        ),
+        pytest.param(0.1, 0.01, "note", "(10%) over 4 steps, above the goal of 3%; read", id="dear"),
+        pytest.param(0.002, 0.001, "note", "above the goal of 3%. Steps this short show no share", id="a toy"),
+        pytest.param(0.002, 0.00002, "fine", "0.02 ms of 2 ms a step in the training thread (1%)", id="a cheap toy"),
+    ],
+)
+def test_the_cost_has_a_tick_where_it_is_within_the_goal(step, ours, mark, says):
+    clock = [(7.0 + i * step, i * ours) for i in range(5)]
+    told = told_by_clock(clock, "a loop").text.replace("gradients are read", "read")
+    assert (told_by_clock(clock, "a loop").mark, says in told) == (mark, True)
+
+
+def test_the_cost_of_one_step_is_not_known():
+    assert told_by_clock([(0.0, 0.0)], "a loop").text.startswith("not known after one step")
 
 
 LOOP = """
