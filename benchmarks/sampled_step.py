@@ -65,7 +65,7 @@ def take_turns(name: str, steps: int) -> tuple[list[nn.Parameter], dict[tuple[st
             gradients = [parameter.grad for parameter in parameters]
             measured = measure(gradients)
             timed(own[way, "magnitudes"], sampler.magnitudes, 0, measured, gradients, None)
-            sample = timed(own[way, "before"], sampler.before, 0, None, parameters)
+            sample = timed(own[way, "before"], sampler.before, 0, None, parameters, optimizer)
             optimizer.step()
             timed(own[way, "after"], sampler.after, sample, parameters, optimizer)
     return parameters, found

@@ -324,7 +324,7 @@ def sampling_of(shape: tuple[int, ...], most: int) -> Sampling:
     >>> sampling_of((1024, 1024), 1024)
     Sampling(runs=16, length=64, stride=65535)
     """
-    size = int(np.prod(shape, dtype=np.int64))
+    size = prod(shape)
     if size <= max(most, 2 * RUN):
         length = min(size, 1024)
         return Sampling(runs=-(-size // max(1, length)), length=max(1, length), stride=max(1, length))

@@ -93,7 +93,8 @@ def attach(
         every: record only steps whose number is a multiple of this.
         weights_every: sample weight_norm and update_norm at multiples of this, and count entries of the gradients
             by magnitude (`Run.magnitudes`) at every second of them; 0 for never. During such a step gradwatch holds
-            a copy of 262,144 entries of the weights, or of one in 1,024 of a very large model.
+            a copy of 262,144 entries of the weights, or of one in 1,024 of a very large model; of a model that is not
+            copied whole, half as many with Adam, AdamW and SGD, whose updates are read as well.
         updates_every: at multiples of this, record the update of each parameter as the optimizer computed it:
             update_norm, weight_norm and, if the optimizer has a second moment, rms_ratio and
             second_moment_norm. They are read from the state of Adam, AdamW or SGD without copying the

@@ -220,7 +220,8 @@ class Stepped(Loop):
             tracker.losses.begin_closure()
         else:
             measured = self._take_gradients().measured
-        self._sample = self._sampler.before(tracker.step, measured, tracker.parameters.parameters)
+        parameters = tracker.parameters.parameters
+        self._sample = self._sampler.before(tracker.step, measured, parameters, tracker.optimizer)
 
     def after_step(self, optimizer: Optimizer) -> None:
         if not self._nesting.leave():

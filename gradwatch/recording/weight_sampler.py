@@ -8,7 +8,7 @@ very large model: short parameters whole, and of each long one an evenly spaced 
 the change is estimated without bias.
 
 The update that the optimizer computed needs no copy: `gradwatch.measure.updates` reads it from the state of known
-optimizers.
+optimizers. With these, a large model is copied to half as many entries.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from gradwatch.measure import (
     Measurement,
+    closed_form_of,
     local,
     measure_magnitudes,
     measure_updates,
@@ -47,6 +48,10 @@ COPIED = 2**18
 COPIED_ONE_IN = 1024
 """A larger model copies one entry in 1,024, if that is more. With what is computed from the copies, a sampled step took
 0.4 % of the memory of 340 million weights (benchmarks/weights_memory.py)."""
+
+COPIED_BESIDE_STATE = 2
+"""By which both are divided where the update is read from the optimizer's state as well, in a model that is not copied
+whole."""
 
 ALIGNED = 64
 """Bytes at whose multiples copies begin, as the entries of tensors do."""
@@ -120,17 +125,18 @@ class WeightSampler:
         self._answer = False
 
     def before(
-        self, step: int, measured: Measurement | None, parameters: Sequence[Tensor | None]
+        self, step: int, measured: Measurement | None, parameters: Sequence[Tensor | None], optimizer: Optimizer
     ) -> WeightSample | None:
         """Take a sample if it is time; ``measured`` are the gradients, where they are known before the step."""
         if not self._every or not (step % self._every == 0 or self._note_nonfinite(measured)):
             return None
-        return self._sample(step // self._every, [p for p in parameters if p is not None])
+        reads_state = self._updates_every != 0 and closed_form_of(optimizer) is not None
+        return self._sample(step // self._every, [p for p in parameters if p is not None], reads_state=reads_state)
 
     @torch.no_grad()
-    def _sample(self, turn: int, parameters: Sequence[Tensor]) -> WeightSample:
+    def _sample(self, turn: int, parameters: Sequence[Tensor], *, reads_state: bool) -> WeightSample:
         present = [local(p.detach()) for p in parameters]
-        entries = entries_to_copy(present, turn)
+        entries = entries_to_copy(present, turn, reads_state=reads_state)
         copies = _copied([e.of(p) for e, p in zip(entries, present, strict=True)])
         return WeightSample(norms(present), entries, copies)
 
@@ -291,12 +297,13 @@ def usual_updates_every(parameters: int, *, at_once: bool) -> int:
     return max(1, -(-parameters // (PARAMETERS_A_STEP if at_once else PARAMETERS_A_STEP_OPERATORS)))
 
 
-def entries_to_copy(parameters: Sequence[Tensor], turn: int) -> list[Entries]:
+def entries_to_copy(parameters: Sequence[Tensor], turn: int, *, reads_state: bool = False) -> list[Entries]:
     """Choose the entries of each parameter that are copied, no more than the module's limit in all.
 
     The limit is shared like water between vessels: each parameter gets the same number of entries, and what a short one
     does not need goes to the long ones. The stride has no factor in common with a dimension of the parameter, so that
     a sample of a matrix meets all its columns alike. ``turn`` moves the beginning, so that each entry gets its turn.
+    With ``reads_state`` the update is read from the optimizer's state as well.
 
     >>> entries_to_copy([torch.zeros(3, 5)], turn=0)
     [Entries(stride=1, offset=0)]
@@ -304,7 +311,10 @@ def entries_to_copy(parameters: Sequence[Tensor], turn: int) -> list[Entries]:
     [Entries(stride=9, offset=0), Entries(stride=1, offset=0)]
     """
     sizes = [p.numel() for p in parameters]
-    share = even_share(tuple(sizes), max(COPIED, sum(sizes) // COPIED_ONE_IN))
+    limit = max(COPIED, sum(sizes) // COPIED_ONE_IN)
+    if reads_state and sum(sizes) > COPIED:
+        limit //= COPIED_BESIDE_STATE
+    share = even_share(tuple(sizes), limit)
     return [_entries_of(p, share, turn) for p in parameters]
 
 

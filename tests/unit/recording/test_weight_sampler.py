@@ -17,11 +17,12 @@ from gradwatch.recording.weight_sampler import COPIED, COPIED_ONE_IN, WeightSamp
 def sampled(parameters, change, step=0):
     """The norms of the weights and of the change, as the sampler has them, and copies of the weights before."""
     sampler = WeightSampler(every=1)
-    sample = sampler.before(step, None, parameters)
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    sample = sampler.before(step, None, parameters, optimizer)
     before = [p.detach().clone() for p in parameters]
     with torch.no_grad():
         change()
-    change_made = sampler.after(sample, parameters, torch.optim.SGD(parameters, lr=0.1))
+    change_made = sampler.after(sample, parameters, optimizer)
     weights, updates = change_made.weights, change_made.changes
     return weights.collect()["norm"], updates.collect()["norm"], before, sample
 
@@ -84,7 +85,7 @@ def test_copies_are_what_a_clone_is_whatever_lies_beside_them(weights):
     parameters = [torch.randn(3).half(), weights, torch.randn(5)]
     before = [p.clone() for p in parameters]
 
-    copies = WeightSampler(1).before(0, None, parameters).copies
+    copies = WeightSampler(1).before(0, None, parameters, torch.optim.SGD([torch.ones(1)])).copies
     for p in parameters:
         p.zero_() if p.layout != torch.strided or 0 not in p.stride() else p[0].zero_()
 
@@ -109,9 +110,10 @@ def own():
 
 weights = [torch.zeros(1024) for _ in range(256)]
 sampler = WeightSampler(1)
-sampler.before(0, None, weights[:4])  # what a first call makes
+optimizer = torch.optim.SGD(weights)
+sampler.before(0, None, weights[:4], optimizer)  # what a first call makes
 begin = own()
-sample = sampler.before(1, None, weights)
+sample = sampler.before(1, None, weights, optimizer)
 held = own()
 moments = [torch.zeros(16) for _ in range(64)]
 del sample
@@ -136,6 +138,24 @@ def test_over_the_turns_of_a_sample_the_squared_norm_of_the_change_is_unbiased()
         embedding.zero_()
 
     assert sum(squared) / len(squared) == pytest.approx(float(row.double().norm()) ** 2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "updates_every", "copied"),
+    [
+        (torch.optim.AdamW, None, COPIED // 2),
+        (torch.optim.SGD, 1, COPIED // 2),
+        (torch.optim.AdamW, 0, COPIED),
+        (torch.optim.Adagrad, None, COPIED),
+    ],
+)
+def test_half_as_many_entries_are_copied_where_the_update_is_read_from_the_state_too(kind, updates_every, copied):
+    weights = [torch.zeros(1531, 1021)]  # primes, so that any distance of entries will do
+    sampler = WeightSampler(1, updates_every)
+    (copy,) = sampler.before(0, None, weights, kind(weights)).copies
+    assert copied * 0.9 < copy.numel() <= copied + 1
+    few = [torch.zeros(COPIED // 1024, 1024)]  # a model that may be copied whole is copied whole
+    assert sampler.before(0, None, few, kind(few)).copies[0].shape == few[0].shape
 
 
 def test_an_update_of_half_precision_weights_is_scaled_without_overflow():
@@ -202,7 +222,7 @@ def trained(optimizer, parameters, gradients):
     sampler = WeightSampler(every=1)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    sample = sampler.before(0, None, parameters)
+    sample = sampler.before(0, None, parameters, optimizer)
     optimizer.step()
     return sampler.after(sample, parameters, optimizer).alignment.collect()
 
