@@ -24,6 +24,8 @@ the same way, from projects that no earlier round lists, most of them: GRPO, fin
 sixteenth is one part, labelled in the same way: owners of the first half of the alphabet and threads, and trainings of
 several agents most of its bad ends. The seventeenth is one part, labelled in the same way: owners of the other half.
 The eighteenth is one part, labelled in the same way, with little RL of several agents.
+The nineteenth is one part of 36 sources that no earlier round has. 22 of its labels were called doubtful before it
+was judged.
 
 A false warning is a finding of warning or worse over a history labelled healthy. A bad end is told when a finding of
 warning or worse, other than that the history is short, stands over it. A lone spike is told when an
