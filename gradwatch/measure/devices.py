@@ -107,6 +107,12 @@ def begin_copy(values: Tensor) -> Tensor:
     return _copy_behind(values.detach()) if copies_behind(values.device) else values.detach()
 
 
+def begin_marked_copy(values: Tensor) -> tuple[Tensor, Ready | None]:
+    """The same, and the event of this copy; None where the device keeps its values."""
+    device, own = values.device, values.detach()
+    return (_copy_behind(own), _mark(device)) if copies_behind(device) else (own, None)
+
+
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """Return a copy on the device of values on the host, begun without waiting; on the host the values themselves.
 

@@ -69,9 +69,19 @@ def described(tensors: list[Any]) -> Described | None:
         return None
 
 
+def address_of(table: NDArray[Any]) -> int:
+    """Where the entries of an array without gaps lie, which `table.ctypes.data` takes six times as long to say.
+
+    >>> table = np.zeros(3)
+    >>> address_of(table) == table.ctypes.data
+    True
+    """
+    return ctypes.addressof(ctypes.c_char.from_buffer(table.data)) if table.size else 0
+
+
 def _described_by_pytorch(tensors: list[Tensor], call: Callable[[list[Tensor], int, int], int]) -> Described | None:
     table = np.empty((3, len(tensors)), np.int64)
-    device = call(tensors, len(tensors), table.ctypes.data)
+    device = call(tensors, len(tensors), address_of(table))
     return Described(table[0], table[1], table[2], device == _DLPACK_HOST) if device else None
 
 
@@ -158,7 +168,7 @@ def measure_fused(found: Readable) -> NDArray[np.float64]:
         len(found.positions),
         _parallel(),
         torch.get_num_threads(),
-        table.ctypes.data,
+        address_of(table),
     )
     if failed:
         raise MemoryError("not enough memory to measure the gradients")
@@ -192,7 +202,7 @@ class FusedReading:
     def table(self) -> NDArray[np.float64]:
         """Return what `measure_fused` does, after reading what the helper has not come to; once."""
         table = np.empty((len(self._found.positions), len(COLUMNS)))
-        if self._finish(table.ctypes.data):
+        if self._finish(address_of(table)):
             raise MemoryError("not enough memory to measure the gradients")
         return table
 
@@ -234,7 +244,7 @@ def measure_updates_fused(address: int, length: int, stats: int) -> NDArray[np.f
     function = _update_function()
     assert function is not None
     table = np.empty((length, stats))
-    if function(address, length, _parallel(), torch.get_num_threads(), table.ctypes.data):
+    if function(address, length, _parallel(), torch.get_num_threads(), address_of(table)):
         raise MemoryError("not enough memory to measure the updates")
     return table
 

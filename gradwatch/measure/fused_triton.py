@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -229,6 +229,7 @@ def can_read(gradient: Tensor) -> bool:
 class Layout:
     """What gradients are like. It stays from step to step, and is the same object as long as nothing of it changes."""
 
+    positions: list[int]  # of all of them
     dtypes: list[torch.dtype]
     sizes: list[int]
     is_read: bool  # whether the kernel reads all of these dtypes
@@ -240,8 +241,7 @@ MOST_KEPT = 32
 """Layouts and plans that are kept."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Readable:
+class Readable(NamedTuple):
     """Gradients of one device that the kernel can read, and what it asks of each."""
 
     positions: list[int]
@@ -252,25 +252,25 @@ class Readable:
 
 def usual(gradients: Sequence[Any]) -> Readable | None:
     """Return all gradients, if all are plain, lie on one device and are read; else None. It runs at every step."""
-    chosen = list(gradients)
+    chosen = gradients if isinstance(gradients, list) else list(gradients)
     found = described(chosen)
     layout = None if found is None else _layout_of(found.types, found.sizes)
     if found is None or layout is None or not layout.is_read:
         return None
-    return Readable(positions=list(range(len(chosen))), gradients=chosen, addresses=found.addresses, layout=layout)
+    return Readable(layout.positions, chosen, found.addresses, layout)
 
 
 def readable(positions: Sequence[int], gradients: Sequence[Any]) -> Readable:
     """Return those of the plain gradients of one device at these positions that `can_read` accepts."""
     found = usual([gradients[at] for at in positions])
     if found is not None:
-        return replace(found, positions=list(positions))
+        return found._replace(positions=list(positions))
     positions = [at for at in positions if can_read(gradients[at])]
     chosen = [gradients[at] for at in positions]
     addresses = np.fromiter(map(Tensor.data_ptr, chosen), np.int64, len(chosen))
     types = np.fromiter((ALL_DTYPES.index(one.dtype) for one in chosen), np.int64, len(chosen))
     sizes = np.fromiter(map(Tensor.numel, chosen), np.int64, len(chosen))
-    return Readable(positions=positions, gradients=chosen, addresses=addresses, layout=_layout_of(types, sizes))
+    return Readable(positions, chosen, addresses, _layout_of(types, sizes))
 
 
 def _layout_of(types: NDArray[np.int64], sizes: NDArray[np.int64]) -> Layout:
@@ -282,7 +282,8 @@ def _layout_of(types: NDArray[np.int64], sizes: NDArray[np.int64]) -> Layout:
             _layouts.clear()
         kinds = types.tolist()
         is_read = _READ_TYPES.issuperset(kinds)
-        known = _layouts[key] = Layout([ALL_DTYPES[one] for one in kinds], sizes.tolist(), is_read)
+        dtypes = [ALL_DTYPES[one] for one in kinds]
+        known = _layouts[key] = Layout(list(range(len(kinds))), dtypes, sizes.tolist(), is_read)
     return known
 
 

@@ -39,7 +39,6 @@ TritonPart: TypeAlias = Literal["read gradients", "scale gradients", "read updat
 _failed: set[TritonPart] = set()
 
 
-@torch.no_grad()
 def measure(gradients: Sequence[Tensor | None], stats: Sequence[str] = STATS) -> Measurement:
     """Measure every gradient. Call it before clipping.
 
@@ -62,7 +61,16 @@ def measure(gradients: Sequence[Tensor | None], stats: Sequence[str] = STATS) ->
     >>> found["abs_max"].tolist()[0], found["nonfinite"].tolist(), found["zeros"].tolist()
     (4.0, [0.0, nan, 1.0], [1.0, nan, 0.0])
     """
-    wanted = tuple(name for name in STATS if name in stats)
+    wanted = STATS if stats == STATS else tuple(name for name in STATS if name in stats)
+    first = gradients[0] if gradients else None
+    # One launch looks at each gradient once, and computes nothing that autograd could follow.
+    part = None if first is None else _all_in_one_launch(gradients, first, wanted)
+    return _by_route(gradients, wanted) if part is None else Measurement(wanted, len(gradients), (part,))
+
+
+@torch.no_grad()
+def _by_route(gradients: Sequence[Tensor | None], wanted: tuple[str, ...]) -> Measurement:
+    """Measure gradients of any kind."""
     if any_sharded(gradients):
         gradients = [None if g is None else local(g) for g in gradients]
     first = next((g for g in gradients if g is not None), None)
@@ -235,15 +243,12 @@ def _in_one_read(
 def _in_one_launch(
     gradients: Sequence[Tensor | None], rest: Sequence[int], stats: tuple[str, ...]
 ) -> tuple[list[Part], Sequence[int]]:
-    """Measure plain gradients on CUDA devices by the Triton kernel; return the result and what is left.
-
-    A quick look for the usual case: `entries_of`, which the others go through, costs the host several times as much.
-    """
+    """Measure plain gradients on CUDA devices by the Triton kernel; return the result and what is left."""
     first = gradients[rest[0]]
-    if len(rest) == len(gradients) and first is not None and runs_triton(first.device, "read gradients"):
-        usual = _kernel().usual(gradients)  # type: ignore[union-attr]
-        if usual is not None:
-            return [_by_triton(usual.positions, usual.gradients, stats, usual)], ()
+    if len(rest) == len(gradients) and first is not None:
+        part = _all_in_one_launch(gradients, first, stats)
+        if part is not None:
+            return [part], ()
     of_device = _plain_by_device(gradients, rest)
     on_cuda = [device for device in of_device if runs_triton(device, "read gradients")]
     kernel = _kernel() if on_cuda else None
@@ -257,6 +262,17 @@ def _in_one_launch(
             parts.append(_by_triton(found.positions, found.gradients, stats, found))
             done += found.positions
     return parts, _left_of(rest, done)
+
+
+def _all_in_one_launch(gradients: Sequence[Tensor | None], first: Tensor, stats: tuple[str, ...]) -> Part | None:
+    """Measure by the Triton kernel if all gradients are plain and lie on the device of the first; else None.
+
+    A quick look for the usual case: `entries_of`, which the others go through, costs the host several times as much.
+    """
+    if not runs_triton(first.device, "read gradients"):
+        return None
+    usual = _kernel().usual(gradients)  # type: ignore[union-attr]
+    return None if usual is None else _by_triton(usual.positions, usual.gradients, stats, usual)
 
 
 def _plain_by_device(gradients: Sequence[Tensor | None], rest: Sequence[int]) -> Mapping[torch.device, Sequence[int]]:
@@ -338,7 +354,8 @@ def _by_triton(positions: list[int], tensors: list[Tensor], stats: tuple[str, ..
         table: Tensor = _triton.measure_triton(tensors, found)
     except Exception as error:
         leave_triton("read gradients", error)
-        return to_host(positions, _operators().on_device(tensors, stats))
+        with torch.no_grad():
+            return to_host(positions, _operators().on_device(tensors, stats))
     if stats != COLUMNS[: len(stats)]:
         # By slices: an index would be copied to the device from memory that is not pinned, and that copy waits.
         return to_host(positions, torch.stack([table[:, COLUMNS.index(stat)] for stat in stats]))
@@ -379,6 +396,5 @@ def _repeat(addresses: Sequence[int]) -> bool:
 
 def to_host(positions: list[int], values: Tensor) -> Part:
     """Begin to copy results to the host, with an event that says when they are there."""
-    host = devices.begin_copy(values)
-    ready = devices.mark_copies([values.device])
-    return Part(positions, host, ready[0], values) if ready else Part(positions, host, None)
+    host, ready = devices.begin_marked_copy(values)
+    return Part(positions, host, ready, None if ready is None else values)

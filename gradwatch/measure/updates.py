@@ -15,7 +15,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import chain, groupby, repeat
 from math import gcd, prod
 from operator import attrgetter, is_not, itemgetter
@@ -31,7 +31,15 @@ from torch.optim import Optimizer
 
 from gradwatch.measure.devices import is_on_host, move, to_device
 from gradwatch.measure.entries import PLAIN, is_wrapper
-from gradwatch.measure.fused import DTYPES, Described, described, is_dense, measure_updates_fused, reads_updates
+from gradwatch.measure.fused import (
+    DTYPES,
+    Described,
+    address_of,
+    described,
+    is_dense,
+    measure_updates_fused,
+    reads_updates,
+)
 from gradwatch.measure.measurement import Measurement, Part
 from gradwatch.measure.routes import leave_triton, runs_triton, to_host
 from gradwatch.measure.sharded import local
@@ -121,7 +129,6 @@ class Moved:
         return [tensor for tensor in found if tensor is not None]
 
 
-@torch.no_grad()
 def measure_updates(
     optimizer: Optimizer,
     parameters: Sequence[Tensor | None],
@@ -153,8 +160,19 @@ def measure_updates(
         return None
     places = _places_of(optimizer, parameters, only)
     part = _read_again(optimizer, route, parameters, places, most)
-    if part is not None:
-        return Measurement(UPDATE_STATS, len(parameters), (part,))
+    parts = _read_anew(optimizer, route, parameters, places, most) if part is None else [part]
+    return Measurement(UPDATE_STATS, len(parameters), tuple(parts))
+
+
+@torch.no_grad()
+def _read_anew(
+    optimizer: Optimizer,
+    route: UpdateRoute,
+    parameters: Sequence[Tensor | None],
+    places: _Places,
+    most: int | None,
+) -> list[Part]:
+    """Find out what can be read of each parameter, read it, and keep that for the next step."""
     found = _moved(optimizer, route, parameters, places.found)
     parts, left, places.kept = _in_one_read(found, most) if reads_updates() else ([], found, None)
     of_device: defaultdict[torch.device, list[Moved]] = defaultdict(list)
@@ -167,7 +185,7 @@ def measure_updates(
             parts += _by_operators(rest, most or READ_OPERATORS)
     if len(parts) != 1 or len(parts[0].positions) != len(places.found):
         places.kept = None
-    return Measurement(UPDATE_STATS, len(parameters), tuple(parts))
+    return parts
 
 
 def reads_updates_at_once(device: torch.device) -> bool:
@@ -635,7 +653,7 @@ def _in_memory_order(tensor: TensorOrNone) -> TensorOrNone:
 
 
 def _by_fused(positions: list[int], table: NDArray[np.uint64]) -> Part:
-    values = measure_updates_fused(table.ctypes.data, len(positions), len(UPDATE_STATS))
+    values = measure_updates_fused(address_of(table), len(positions), len(UPDATE_STATS))
     return Part(positions, torch.from_numpy(np.ascontiguousarray(values.T)), None)
 
 
@@ -732,8 +750,11 @@ _STEP_AT = _ROW.index("step_at")
 
 def _kernel(device: torch.device) -> ModuleType | None:
     """Return what reads the updates on a device by Triton; None if nothing does."""
-    if not runs_triton(device, "read updates"):
-        return None
+    return _updates_triton() if runs_triton(device, "read updates") else None
+
+
+@cache  # an import within a function takes a microsecond each time
+def _updates_triton() -> ModuleType:
     from gradwatch.measure import updates_triton
 
     return updates_triton
@@ -796,7 +817,8 @@ def _read_again(
     if kept is None or kept.most != most:
         return None
     groups = [optimizer.param_groups[group] for _, group, _ in found]
-    names, *others = {_moments_of(route, group) for group in _each_once(groups)}
+    distinct = _each_once(groups)
+    names, *others = {_moments_of(route, group) for group in distinct}
     if others:
         return None
     weights: list[Any] = [parameters[at] for at, _, _ in found]
@@ -810,7 +832,7 @@ def _read_again(
     is_remote = any(map(_is_remote, steps))
     now = described(list(chain.from_iterable([*columns, steps] if is_remote else columns)))
     count, device = len(found), weights[0].device
-    if now is None or not all(_has_settings(group, device) for group in _each_once(groups)):
+    if now is None or not all(_has_settings(group, device) for group in distinct):
         return None
     gradients = now.addresses[count : 2 * count]
     if _lasting(now, count) != kept.lasting:

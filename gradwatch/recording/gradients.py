@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from gradwatch.measure import is_sharded
+from gradwatch.measure.entries import PLAIN
 from gradwatch.recording.parameters import ParameterTable
 
 _VERSION = attrgetter("_version")
@@ -17,6 +18,8 @@ _VERSION = attrgetter("_version")
 
 def version_of(tensor: Tensor) -> int:
     """PyTorch's count of in-place changes; of a sharded tensor that of the part, which is what is changed."""
+    if type(tensor) in PLAIN:  # as usual, and asked several times a step
+        return tensor._version
     return (tensor._local_tensor if is_sharded(tensor) else tensor)._version  # type: ignore[attr-defined]
 
 

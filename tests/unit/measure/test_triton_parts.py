@@ -1,12 +1,13 @@
 """Each Triton kernel that can't be compiled is left on its own. The launches of the others are only noted."""
 
 import logging
+from unittest import mock
 
 import pytest
 import torch
 
 import gradwatch
-from gradwatch.measure import routes, updates
+from gradwatch.measure import devices, measure, routes, updates
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -130,3 +131,30 @@ def test_all_may_fail_each_with_its_message(monkeypatch, caplog, stepped):
     assert [record.getMessage().rpartition("planted: ")[2] for record in caplog.records] == [
         f"{part} (triton-not-used)" for part in PARTS
     ]
+
+
+@pytest.mark.parametrize("broken", [(), ("read gradients",)])
+def test_autograd_does_not_follow_the_measurement_of_gradients_that_it_follows(monkeypatch, stepped, broken):
+    plant(monkeypatch, *broken)
+    monkeypatch.setattr(devices, "copies_behind", lambda device: True)
+    monkeypatch.setattr(devices, "_copy_behind", torch.clone)
+    monkeypatch.setattr(devices, "_pinned", torch.clone)  # PyTorch has no pinned memory here
+    monkeypatch.setattr(devices, "_mark", lambda device: mock.Mock())
+    weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    (gradient,) = torch.autograd.grad(weight.square().sum(), weight, create_graph=True)
+    assert torch.is_grad_enabled()
+    found = measure([gradient])
+    assert gradient.requires_grad
+    assert routes._failed == set(broken)
+    assert not any(norms.requires_grad for _, norms in found.norms())  # where they were computed
+    if broken:
+        assert found.collect()["norm"][0] == 10.0  # of 2 * (3, 4)
+
+
+def test_layouts_share_no_list_with_what_was_measured_of_other_gradients(monkeypatch, stepped):
+    """The positions stay from step to step; those of fewer gradients, and of some among others, are their own."""
+    plant(monkeypatch)
+    all_of_them, fewer = [torch.ones(2), torch.ones(3), torch.ones(2)], [torch.ones(2), None, torch.ones(2)]
+    assert measure(all_of_them).parts[0].positions == [0, 1, 2]
+    assert measure(fewer).parts[0].positions == [0, 2]
+    assert measure(all_of_them).parts[0].positions == measure(all_of_them).parts[0].positions == [0, 1, 2]
