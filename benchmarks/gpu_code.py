@@ -31,6 +31,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from gradwatch.measure import fused_triton, updates_triton
+from gradwatch.measure.sampling import RUN
 from gradwatch.measure.updates import ROW_WORDS
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100)
@@ -112,7 +113,7 @@ def updates_code(architecture: int, dtype: str, *, adam: bool = True, moments: s
         **dict.fromkeys(("MOMENT", "SQUARE"), DTYPES[moments or dtype]),
         "ADAM": adam,
         "WORDS": ROW_WORDS,
-        "RUN": updates_triton.RUN,
+        "RUN": RUN,
         "CHUNK": updates_triton.CHUNK,
         "BLOCK": updates_triton.BLOCK,
     }

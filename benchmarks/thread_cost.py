@@ -95,7 +95,6 @@ class Clock:
     inside: list[float] = field(default_factory=list)  # what the parts within each running one took
 
 
-_own = threading.local()
 clocks: dict[tuple[str, int], Clock] = {}
 """By variant and thread."""
 running: list[str] = [""]

@@ -35,7 +35,6 @@ OPTIMIZERS = {
     "SGD": Optimizer(Sgd, "SGD", {"momentum": 0.9}, (0.0, 0.0)),
     "AdamW": Optimizer(AdamW, "AdamW", {"eps": 1e-8}, (0.0, 0.0)),
 }
-WINS = 1.02  # times the best by norm: above it by value loses, below its inverse by value wins
 
 Where: TypeAlias = Literal["entry", "many"]
 Draw: TypeAlias = Callable[[np.random.Generator, int, int], NDArray[np.float64]]

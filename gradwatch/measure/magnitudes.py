@@ -21,8 +21,8 @@ from gradwatch.measure.entries import entries_of
 from gradwatch.measure.fused import bins_by_exponent, count_fused, counts_magnitudes, is_dense, readable
 from gradwatch.measure.measurement import Measurement, Part
 from gradwatch.measure.routes import to_host
+from gradwatch.measure.sampling import even_share, even_stride
 from gradwatch.measure.sharded import local
-from gradwatch.measure.updates import even_share, even_stride
 from gradwatch.record import MAGNITUDE_BINS, MOST_COUNTED
 
 READ = 2**16

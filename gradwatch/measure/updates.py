@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import chain, groupby, repeat
-from math import gcd, prod
+from math import prod
 from operator import attrgetter, is_not, itemgetter
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
@@ -42,14 +42,12 @@ from gradwatch.measure.fused import (
 )
 from gradwatch.measure.measurement import Measurement, Part
 from gradwatch.measure.routes import leave_triton, runs_triton, to_host
+from gradwatch.measure.sampling import RUN, Sampling, even_share, read_sample, sampling_of
 from gradwatch.measure.sharded import local
 from gradwatch.record import UPDATE_STATS
 
 TensorOrNone = TypeVar("TensorOrNone", Tensor, Tensor | None)
 UpdateRoute: TypeAlias = Literal["adam", "sgd"]
-
-RUN = 64
-"""Neighbouring entries that are read together, of parameters that are sampled."""
 
 READ_FUSED, READ_FUSED_EACH, READ_FUSED_LEAST = 2**20, 2**13, 2**16
 """Entries that the compiled pass reads of all parameters together at most, of each on average, and of all at least.
@@ -96,14 +94,6 @@ COEFFICIENTS = (
     "eps",
 )
 """The numbers of the formula in fused.c, in its order."""
-
-
-class Sampling(NamedTuple):
-    """Which entries of a parameter are read: ``runs`` times ``length`` neighbours that begin ``stride`` apart."""
-
-    runs: int
-    length: int
-    stride: int
 
 
 @dataclass(slots=True)
@@ -331,57 +321,6 @@ def _moments_of(route: UpdateRoute, group: Mapping[str, Any]) -> tuple[str, str,
 # ------------------------------------------------------------------------------------- what is read
 
 
-@lru_cache(maxsize=4096)
-def sampling_of(shape: tuple[int, ...], most: int) -> Sampling:
-    """Choose the entries of a parameter that are read, about ``most`` of a longer one.
-
-    The distance of two runs has no factor in common with a dimension, so that the runs begin in all columns alike.
-
-    >>> sampling_of((3, 5), 100)
-    Sampling(runs=1, length=15, stride=15)
-    >>> sampling_of((1024, 1024), 1024)
-    Sampling(runs=16, length=64, stride=65535)
-    """
-    size = prod(shape)
-    if size <= max(most, 2 * RUN):
-        length = min(size, 1024)
-        return Sampling(runs=-(-size // max(1, length)), length=max(1, length), stride=max(1, length))
-    stride = max(RUN, size // max(1, most // RUN) - 1)
-    while stride > RUN and any(gcd(stride, side) != 1 for side in shape):
-        stride -= 1
-    return Sampling(runs=(size - RUN) // stride + 1, length=RUN, stride=stride)
-
-
-@lru_cache(maxsize=64)
-def even_share(sizes: tuple[int, ...], limit: int) -> int:
-    """The largest number to which all sizes can be cut so that they add up to ``limit`` at most.
-
-    >>> even_share((10, 20, 1000), 100), even_share((1, 2), 100)
-    (70, 100)
-    """
-    left, remaining = limit, len(sizes)
-    for size in sorted(sizes):
-        if size * remaining > left:
-            return max(1, left // remaining)
-        left, remaining = left - size, remaining - 1
-    return limit
-
-
-@lru_cache(maxsize=4096)
-def even_stride(shape: tuple[int, ...], most: int) -> int:
-    """The least distance between entries at which no more than ``most`` are met.
-
-    It has no factor in common with a dimension, so that a sample of a matrix meets all its columns alike.
-
-    >>> even_stride((2048, 1024), 2**18)
-    9
-    """
-    stride = -(-prod(shape) // most)
-    while any(gcd(stride, side) != 1 for side in shape):
-        stride += 1
-    return stride
-
-
 _SHAPE, _WEIGHT, _GRADIENT = map(attrgetter, ("shape", "weight", "grad"))
 
 
@@ -416,7 +355,7 @@ def _triton_table(shapes: tuple[torch.Size, ...], most: int | None) -> NDArray[n
     """The same of the Triton kernel, which reads runs of `RUN` entries also of a parameter that it reads whole."""
     sizes = tuple(map(prod, shapes))
     in_runs = (
-        (-(-size // RUN), RUN, RUN) if _is_whole(sampling) else (sampling.runs, RUN, sampling.stride)
+        (-(-size // RUN), RUN, RUN) if sampling.is_whole else (sampling.runs, RUN, sampling.stride)
         for sampling, size in zip(_sampled(shapes, most), sizes, strict=True)
     )
     return _table_of(_ROW, sizes, in_runs)
@@ -921,7 +860,7 @@ def _by_operators(found: Sequence[Moved], most: int) -> list[Part]:
     alike: defaultdict[tuple[Any, ...], list[tuple[Moved, Sampling]]] = defaultdict(list)
     for one, sampling in zip(found, _samplings(found, most), strict=True):
         dtypes = tuple(None if t is None else t.dtype for t in (one.weight, one.gradient, *one.moments()))
-        key = (_is_whole(sampling), *dtypes)
+        key = (sampling.is_whole, *dtypes)
         alike[key].append((one, sampling))
     return [_measured_batch(batch) for same in alike.values() for batch in _batches(same)]
 
@@ -946,7 +885,7 @@ def _measured_batch(batch: Sequence[tuple[Moved, Sampling]]) -> Part:
     dtype = torch.float64 if device.type == "cpu" else torch.float32
 
     def read(name: str) -> Tensor:
-        return torch.cat([_read(getattr(one, name), sampling) for one, sampling in batch]).reshape(-1).to(dtype)
+        return torch.cat([read_sample(getattr(one, name), sampling) for one, sampling in batch]).reshape(-1).to(dtype)
 
     weight, gradient = read("weight"), read("gradient")
     lengths = [min(s.runs * s.length, one.weight.numel()) for one, s in batch]
@@ -1043,18 +982,3 @@ def _settings(group: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _is_remote(value: Any) -> bool:
     return isinstance(value, Tensor) and not value.is_cpu
-
-
-def _is_whole(sampling: Sampling) -> bool:
-    return sampling.stride == sampling.length
-
-
-def _read(tensor: Tensor, sampling: Sampling) -> Tensor:
-    """The entries of a tensor that are read, the same of all tensors of one parameter.
-
-    All of them in one dimension, or the runs of a sample: (runs, length), a view that is not copied for itself.
-    """
-    if _is_whole(sampling):
-        return tensor.reshape(-1)
-    flat = tensor.reshape(-1) if tensor.is_contiguous() else tensor.contiguous().reshape(-1)
-    return flat.as_strided((sampling.runs, sampling.length), (sampling.stride, 1), flat.storage_offset())

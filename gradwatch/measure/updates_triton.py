@@ -27,7 +27,7 @@ from torch import Tensor
 
 from gradwatch.measure.devices import stream_of, to_device
 from gradwatch.measure.fused_triton import DTYPES
-from gradwatch.measure.updates import RUN
+from gradwatch.measure.sampling import RUN
 
 CHUNK, BLOCK = 2048, 512
 """Entries that a program reads; entries of one iteration."""

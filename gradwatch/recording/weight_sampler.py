@@ -36,7 +36,7 @@ from gradwatch.measure import (
 from gradwatch.measure.entries import PLAIN
 from gradwatch.measure.fused import is_dense
 from gradwatch.measure.measurement import Part
-from gradwatch.measure.updates import even_share, even_stride
+from gradwatch.measure.sampling import even_share, even_stride
 from gradwatch.recording.alignment import Entries, alignments, can_count_off, compared
 from gradwatch.recording.sentinels import ENTRIES, Sentinels
 

@@ -13,7 +13,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 from gradwatch.measure import updates as module
 from gradwatch.measure.fused import reads_updates
-from gradwatch.measure.updates import closed_form_of, even_share, measure_updates, sampling_of
+from gradwatch.measure.updates import closed_form_of, measure_updates
 
 SHAPES = ((7, 5), (11,), (3, 4, 2), ())
 
@@ -413,24 +413,6 @@ def test_a_state_that_was_replaced_is_read_anew(route):
     found = measure_updates(optimizer, weights).collect()
     changes = [float((w.detach().double() - b).norm()) for w, b in zip(weights, before, strict=True)]
     np.testing.assert_allclose(found["update_norm"], changes, rtol=2e-4)
-
-
-@pytest.mark.parametrize("shape", [(1,), (64,), (1000, 1000), (50257, 768), (3, 3, 512, 512), (2**21,)])
-@pytest.mark.parametrize("most", [1, 64, 1000, 10**5])
-def test_what_is_read_lies_within_the_parameter(shape, most):
-    size = math.prod(shape)
-    sampling = sampling_of(shape, most)
-    last = (sampling.runs - 1) * sampling.stride
-    assert last < size
-    if sampling.stride != sampling.length:
-        assert last + sampling.length <= size
-        assert sampling.runs * sampling.length <= 1.2 * max(most, 2 * sampling.length)
-        assert last + 2 * sampling.stride >= size - sampling.length  # it reaches to the end
-
-
-def test_short_parameters_leave_their_share_to_long_ones():
-    assert even_share((10, 10**6, 10**6), 1010) == 500
-    assert even_share((), 10) == 10
 
 
 def change_of(weights, optimizer):

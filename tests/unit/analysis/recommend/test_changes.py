@@ -17,8 +17,6 @@ from gradwatch.errors import BadArgument
 from gradwatch.record import WeightStats
 from gradwatch.testing import steady, stream, write_run
 
-NO_SETUP = Setup(weight_decay=None, noise_scale=None)
-
 
 def recorded(path, optimizer="SGD", weight=50.0, **settings):
     """A calm run of 1,000 steps whose weights have the norm ``weight``."""
