@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import os
 import threading
 import time
 import weakref
@@ -271,8 +272,7 @@ class QueueThread(Generic[Item]):
     def end(self, timeout: float) -> bool:
         """Ask the thread to end and wait for it; False if it is still at work."""
         self.ask_to_end()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._join(timeout)
 
     def wait_for_end(self, timeout: float) -> bool:
         """Wait for the end without taking a lock, as a signal handler has to."""
@@ -283,11 +283,20 @@ class QueueThread(Generic[Item]):
 
     def halt(self, timeout: float) -> bool:
         """Raise `SystemExit` in the thread, wherever it is, and wait for its end; False if it is still in a call."""
-        if self._thread.is_alive():
+        if not self.ended:
             identity = ctypes.c_ulong(self._thread.ident or 0)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(SystemExit))
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._join(timeout)
+
+    def _join(self, timeout: float) -> bool:
+        """Wait for the end; False if the thread is still at work.
+
+        `ended` tells, and not `Thread.is_alive`: once Ctrl-C has interrupted a join, Python before 3.13 takes the
+        thread for dead.
+        """
+        deadline = time.monotonic() + timeout
+        self._thread.join(timeout)
+        return self.wait_for_end(deadline - time.monotonic())
 
     def _run(self) -> None:
         try:
@@ -319,5 +328,13 @@ def _halt_all() -> None:
     recording was opened after this import, and is closed before this.
     """
     for thread in list(_started):
-        if not thread.end(HALT_WITHIN):
+        try:
+            has_ended = thread.end(HALT_WITHIN)
+        except KeyboardInterrupt:  # whoever presses Ctrl-C again does not want to wait
+            has_ended = False
+        if not has_ended:
             thread.halt(HALT_WITHIN)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_started.clear)  # a child has none of its parent's threads

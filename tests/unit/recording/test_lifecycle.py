@@ -94,6 +94,28 @@ def test_sigterm_at_any_moment_ends_the_process_with_its_steps_written(tmp_path,
     assert Run(tmp_path / "run").attempts()[-1].ended is not None
 
 
+def test_a_second_interrupt_while_it_closes_loses_no_step(tmp_path):
+    """Ctrl-C twice: the first ends the training, the second comes while the thread writes what is left."""
+    code = """
+        from gradwatch.store import StoreWriter
+        append = StoreWriter.append
+        def slow(*args, **kwargs):
+            time.sleep(0.5)
+            append(*args, **kwargs)
+        StoreWriter.append = slow
+        sink.HALT_WITHIN = 60.0  # a machine may have much else to do
+        watch = attach()
+        train(5)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        watch.close("exception KeyboardInterrupt")
+    """
+    done = run_script(tmp_path, code)
+    assert done.returncode == -signal.SIGINT, done.stderr
+    assert "KeyboardInterrupt" in done.stderr
+    assert len(Run(tmp_path / "run").steps()) == 5
+    assert Run(tmp_path / "run").attempts()[-1].reason == "exception KeyboardInterrupt"
+
+
 @pytest.mark.slow
 def test_sigterm_at_random_moments(tmp_path):
     """Kills of a tight loop: each ends by the signal, and lacks at most the step being made."""

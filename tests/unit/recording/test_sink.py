@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -176,3 +178,36 @@ def test_a_thread_in_a_call_is_told_to_stop_and_not_waited_for():
     assert worker.thread.wait_for_end(10)
     assert isinstance(worker.thread.fault, SystemExit)
     assert worker.thread.halt(0.05)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer that interrupts")
+def test_a_thread_is_waited_for_again_after_an_interrupt():
+    """Python before 3.13 takes a thread for dead whose join was interrupted (Thread._wait_for_tstate_lock)."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    worker = Worker()
+    worker.thread.put(1)
+    worker.waits_for.clear()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            worker.thread.end(10)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not worker.thread.end(0.05), "it is still at work"
+    worker.waits_for.set()
+    assert worker.thread.end(10)
+    assert worker.taken == [1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_does_not_wait_for_the_threads_of_its_parent():
+    worker = Worker()
+    child = os.fork()
+    if not child:
+        os._exit(len(sink._started))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert worker.thread.end(10)
