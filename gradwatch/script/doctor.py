@@ -218,7 +218,7 @@ class _Listener:
         made = len(run.steps())
         each = self._backwards / made
         of = f" of {len(run.optimizers)} optimizers" if len(run.optimizers) > 1 else ""
-        text = f"{made} recorded{of}, {self._backwards} calls of backward"
+        text = f"{made} recorded{of}, {count(self._backwards, 'call')} of backward"
         if each >= 1.5:
             text += f", about {each:.0f} for each step: gradients accumulate, or a closure is called several times"
         return Observation("fine", "steps", text)
@@ -234,10 +234,11 @@ class _Listener:
         absent = [parameter for parameter in norms.columns if not present[parameter]]
         entries = sum(info.numel for info in infos)
         rate = steps["learning_rate"].iloc[-1]
+        sizes = f"{count(len(infos), 'parameter')} with {entries:,} {'entry' if entries == 1 else 'entries'}"
+        last = f"total norm {number(steps['total_norm'].iloc[-1])} at the last"
         text = (
-            f"{optimizer_label(run.optimizers[name])}, {len(infos)} parameters with {entries:,} entries,"
-            f" lr {'not known' if math.isnan(rate) else f'{rate:g}'}; {len(steps)} steps, total norm"
-            f" {steps['total_norm'].iloc[-1]:.4g} at the last"
+            f"{optimizer_label(run.optimizers[name])}, {sizes}, lr {'not known' if math.isnan(rate) else f'{rate:g}'};"
+            f" {count(len(steps), 'step')}, {last}"
         )
         found = [Observation("fine", about, text)]
         if absent:
@@ -254,7 +255,9 @@ class _Listener:
     def _about_clipping(self, run: Run) -> list[Observation]:
         steps = run.steps()
         found = [
-            Observation("fine", "clipping", f"{site.function} at {where}{_told(site.threshold)}, {site.calls} calls")
+            Observation(
+                "fine", "clipping", f"{site.function} at {where}{_told(site.threshold)}, {count(site.calls, 'call')}"
+            )
             for where, site in self._sites.items()
         ]
         by_script = told_by_changes(run)
@@ -272,7 +275,8 @@ class _Listener:
             return []
         skipped = int(run.steps()["skipped"].sum())
         how = "the loop calls unscale_" if self._was_unscaled else "scaler.step calls unscale_"
-        text = f"GradScaler at {self._scales[-1]:g}, {how}; {skipped} steps skipped. Norms are recorded unscaled"
+        level, left_out = number(self._scales[-1]), count(skipped, "step")
+        text = f"GradScaler at {level}, {how}; {left_out} skipped. Norms are recorded unscaled"
         return [Observation("fine", "scaling", text)]
 
     def _unseen(self, run: Run) -> list[Observation]:
@@ -348,7 +352,7 @@ def told_by_clock(clock: Sequence[tuple[float, float]], route: str) -> Observati
     if not is_met:
         text += f", above the goal of {share(COST_GOAL)}"
     if not is_met and wall < SHORT_STEP * each:
-        text += ". Steps this short show no share of longer ones: part of this time is the same for any model"
+        text += "; part of this time is the same for any model, and a smaller share of a longer step"
     return Observation("fine" if is_met else "note", "cost", f"{text}; gradients are read by {route}")
 
 

@@ -39,8 +39,7 @@ def sentences(found: Difference, first: str, second: str, *, several: bool = Fal
     if found.step is None:
         return [
             *said,
-            f"the runs agree bit for bit in every number that both recorded{of}, at all {found.common_steps} common"
-            " steps",
+            f"the runs agree bit for bit in every number that both recorded{of}, at {_all(found.common_steps)}",
         ]
     apart = "" if found.relative is None else f", a relative difference of {found.relative:.2g}"
     values = f"{_value(found, found.first)} against {_value(found, found.second)}{apart}"
@@ -63,3 +62,7 @@ def _value(found: Difference, value: float | None) -> str:
     if value is None or (found.source == "settings" and math.isnan(value)):
         return "none"
     return f"{value:.9g}"
+
+
+def _all(steps: int) -> str:
+    return f"all {steps} common steps" if steps > 1 else "their only common step"

@@ -26,7 +26,8 @@ HEAVY, LIGHT = 2.0, 4.0  # tail indices: below the first single steps dominate, 
 
 def left_out(history: OptimizerHistory) -> str:
     """Which steps do not count."""
-    return f"the first {history.warm_up} as warm-up" + (", and those around events" if history.events else "")
+    first = min(history.warm_up, history.steps)
+    return f"the first {first} as warm-up" + (", and those around events" if history.events else "")
 
 
 def reasons(

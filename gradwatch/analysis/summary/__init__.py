@@ -254,7 +254,7 @@ def _why_empty(state: State) -> str:
         )
     if state == "killed":
         return "holds no step: its process is gone, killed before its first step or within half a second of it."
-    return "holds no step: the training ended before its first optimizer.step()."
+    return "holds no step: no optimizer made one before the training ended."
 
 
 def _is_changed_by_script(findings: tuple[Finding, ...], optimizer: str) -> bool:

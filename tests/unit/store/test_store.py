@@ -136,7 +136,8 @@ def test_a_run_without_a_step_that_will_get_none_says_so(tmp_path, is_killed):
             db.execute("update attempt set pid = 2147483647")
     else:
         writer.end_attempt("exit")
-    with pytest.raises(EmptyRun, match="its process is gone" if is_killed else "the training ended before its first"):
+    why = "its process is gone" if is_killed else "no optimizer made one before the training ended"
+    with pytest.raises(EmptyRun, match=why):
         Run(tmp_path).summary()
 
 

@@ -16,6 +16,8 @@ def test_equal_runs_are_equal_to_the_bit():
     (text,) = said()
     assert "agree bit for bit" in text
     assert "all 10 common steps" in text
+    (text,) = said(common_steps=1)
+    assert text.endswith("at their only common step")
 
 
 def test_runs_without_a_common_step_are_not_compared():
