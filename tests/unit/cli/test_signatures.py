@@ -1,6 +1,5 @@
 """The commands and options that typer is told of."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -34,30 +33,6 @@ def test_every_command_has_help(command, name):
     assert done.code == 0
     assert f"gradwatch {name}" in done.out
     assert command(name, "--help").out == done.out
-
-
-@pytest.mark.parametrize("name", ["", *COMMANDS])
-def test_the_help_shows_no_value_for_what_takes_none(command, name, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    lines = command(*filter(None, [name]), "--help").out.splitlines()
-    assert [line for line in lines if re.search("bool|boolean", line, re.IGNORECASE)] == []
-
-
-@pytest.mark.parametrize(
-    ("name", "usage"),
-    [
-        ("run", "[OPTIONS] SCRIPT [ARGS]..."),
-        ("report", "[OPTIONS] [RUN]"),
-        ("recommend", "[OPTIONS] [RUN]..."),
-        ("check", "[OPTIONS] [RUN]..."),
-        ("export", "[OPTIONS] RUN... [TO]"),
-        ("compare", "[OPTIONS] RUN..."),
-        ("tag", "[OPTIONS] RUN [TAG]..."),
-    ],
-)
-def test_the_usage_is_written_as_other_programs_do(command, name, usage):
-    (line,) = (line for line in command(name, "--help").out.splitlines() if "Usage:" in line)
-    assert line.rstrip().endswith(f"gradwatch {name} {usage}")
 
 
 def test_the_help_names_the_extra_that_a_picture_needs(command, monkeypatch):

@@ -1,0 +1,47 @@
+"""The command line is parsed, and its help written, as users know it from other programs."""
+
+import re
+
+import pytest
+
+from gradwatch.cli.signatures import app
+
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_the_help_shows_no_value_for_what_takes_none(command, name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = command(*filter(None, [name]), "--help").out.splitlines()
+    assert [line for line in lines if re.search("bool|boolean", line, re.IGNORECASE)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [
+        ("run", "[OPTIONS] SCRIPT [ARGS]..."),
+        ("report", "[OPTIONS] [RUN]"),
+        ("recommend", "[OPTIONS] [RUN]..."),
+        ("check", "[OPTIONS] [RUN]..."),
+        ("export", "[OPTIONS] RUN... [TO]"),
+        ("compare", "[OPTIONS] RUN..."),
+        ("tag", "[OPTIONS] RUN [TAG]..."),
+    ],
+)
+def test_the_usage_is_written_as_other_programs_do(command, name, usage):
+    (line,) = (line for line in command(name, "--help").out.splitlines() if "Usage:" in line)
+    assert line.rstrip().endswith(f"gradwatch {name} {usage}")
+
+
+@pytest.mark.parametrize("given", [["--run", ""], ["--run="]])
+def test_an_empty_folder_to_record_into_is_refused(command, given):
+    """It often is a variable that is not set, and as a path the current folder."""
+    done = command("run", *given, "train.py")
+    assert done.code == 1
+    assert "--run is empty" in done.err
+
+
+def test_a_mistyped_option_is_no_script(command):
+    done = command("run", "--stepps", "3", "train.py")
+    assert done.code == 2
+    assert "Did you mean --steps" in " ".join(done.err.split())
