@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from gradwatch.detect.level import ParameterShapes, is_usable
 from gradwatch.detect.optimizers import OptimizerTraits
 from gradwatch.record import Event, LayerStats, StepRecord, event_at
-from gradwatch.text import share as percentage
 
 LASTING_STEPS = 100
 STARVED_FRACTION = 0.5
@@ -48,18 +47,7 @@ class EpsStarvation:
             return []
         self._reported = True
         smallest = int(np.argmin(np.where(present, size, np.inf)))
-        return [
-            event_at(
-                record,
-                kind="eps-starvation",
-                severity="info",
-                message=f"{percentage(fraction)} of the weights had gradients smaller than the optimizer's eps,"
-                f" {eps:g}, for {LASTING_STEPS} steps",
-                parameter=record.layers.parameters[smallest].name,
-                observed=fraction,
-                limit=STARVED_FRACTION,
-            )
-        ]
+        return [_event(record, fraction, eps, record.layers.parameters[smallest].name)]
 
     def _sizes(self, layers: LayerStats) -> NDArray[np.float64]:
         """The size of each gradient that the optimizer compares with eps."""
@@ -70,3 +58,18 @@ class EpsStarvation:
         # One without entries counts for nothing.
         entry: NDArray[np.float64] = norm / np.sqrt(np.maximum(self._shapes.sizes[: len(norm)], 1.0))
         return entry
+
+
+def _event(record: StepRecord, fraction: float, eps: float, parameter: str) -> Event:
+    from gradwatch.text import share as percentage  # most trainings have no such event
+
+    return event_at(
+        record,
+        kind="eps-starvation",
+        severity="info",
+        message=f"{percentage(fraction)} of the weights had gradients smaller than the optimizer's eps, {eps:g}, for"
+        f" {LASTING_STEPS} steps",
+        parameter=parameter,
+        observed=fraction,
+        limit=STARVED_FRACTION,
+    )

@@ -11,7 +11,6 @@ from gradwatch.detect.changes import PresenceChanges
 from gradwatch.detect.episode import Episode
 from gradwatch.detect.level import LayerLevels, Level, ParameterShapes, factor_text, is_usable
 from gradwatch.record import Event, Floats, LayerStats, ParameterInfo, StepRecord, event_at, total
-from gradwatch.text import share as percentage
 
 UPDATE_FACTOR, UPDATE_SIGMAS = 2.0, 5.0
 """An update has jumped at this many times its level, or these robust deviations above it; whichever is higher."""
@@ -354,6 +353,8 @@ class NothingMoves:
         )
 
     def _few(self, record: StepRecord, share: float) -> Event:
+        from gradwatch.text import share as percentage  # most trainings have no such event
+
         return event_at(
             record,
             kind="nothing-moves",
