@@ -100,8 +100,8 @@ def test_a_second_interrupt_while_it_closes_loses_no_step(tmp_path):
         from gradwatch.store import StoreWriter
         append = StoreWriter.append
         def slow(*args, **kwargs):
-            time.sleep(0.5)
-            append(*args, **kwargs)
+            time.sleep(1.0)
+            return append(*args, **kwargs)
         StoreWriter.append = slow
         sink.HALT_WITHIN = 60.0  # a machine may have much else to do
         watch = attach()
