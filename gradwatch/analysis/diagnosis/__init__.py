@@ -102,6 +102,7 @@ _REPEATED_BY = {
     "loss-hides-nan": {"learning-rate-too-high"},
     "gradients-accumulate": {"learning-rate-too-high", "no-progress"},
     "repeated-spikes": {"spike"},
+    "reward-lost": {"no-progress"},
 }
 # A fault, and the consequences it explains: it is as severe as the worst of them and comes before them.
 _EXPLAINS = {

@@ -18,13 +18,20 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import OptimizerFacts, computed_once
 from gradwatch.analysis.diagnosis.schedule import restarts_after
-from gradwatch.analysis.statistics.loss_levels import first_loss, is_above, medians, start_of
+from gradwatch.analysis.statistics.loss_levels import (
+    first_loss,
+    is_above,
+    is_surely_above,
+    medians,
+    share_above,
+    start_of,
+)
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import noise_of
 
 # Many losses, whose levels are compared
 MIN_LOSSES = 15  # losses; levels of fewer are not compared
-MANY_LOSSES = 100  # losses; fewer that rose from the first one on need norms that rose by less
+MANY_LOSSES = 100  # losses without which it is not judged whether norms outgrew them, nor whether they only came back
 MIN_LAST = 5  # losses; fewer at the end may be one spike
 LAST_PARTS = 20  # parts of the losses, of which the last makes the last level
 LOW, HIGH = 0.1, 0.9  # quantiles: nearly all last losses have to lie above nearly all of the best ones
@@ -48,8 +55,9 @@ MOST_TARGETS = 30.0  # how far errors may grow with their targets where no rewar
 GROWN_RATIO, RUNAWAY_RATIO = 5.0, 3.0  # of a loss beside a reward; of its norms in the root of that
 FALLEN_SHARE = 0.25  # of the best level of a reward: it has not risen if it has come down again by so much
 FAR_GROWN_RATIO = 20.0  # of such a loss: beside it the norms need only be raised
-NEVER_FELL, ABOVE_START, ABOVE_START_NORMS = 1.05, 1.1, 1.4  # of the best level, the first loss and the first norms
-WORSE_PARTS, WORSE_RATIO = 3, 1.15  # tenths at the end, and their levels as multiples of the first loss
+GAINED, NEARLY = 0.1, 0.05  # of the first level: a gain by less is none; a loss so near it came back to it
+WORSE_PARTS, WORSE_RATIO = 3, 1.08  # tenths at the end, and their levels as multiples of the first one
+ABOVE_START_NORMS = 1.4  # times the first norms, beside a loss that ends worse than it began: it diverged
 MIN_END, MOST_AT_END, END_SHARE, USUAL = 40, 10, 100, 0.98  # losses; last ones, of so many; quantile of those before
 MIN_AFTER = 3  # last norms, or last losses of a few: fewer may be a spike
 
@@ -99,8 +107,7 @@ def is_mostly_above(losses: Array, many: int) -> bool:
     (True, False)
     """
     parts = np.array_split(losses, many)
-    best = np.sort(parts[int(np.argmin(medians(parts)))])
-    return float(np.searchsorted(best, parts[-1]).mean()) > MOSTLY * len(best)
+    return share_above(parts[-1], parts[int(np.argmin(medians(parts)))]) > MOSTLY
 
 
 def last_losses(losses: Array) -> Array:
@@ -134,28 +141,33 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
     if last > FAR_RATIO * max(first, low) > 0:
         return not targets_grew(optimizer, step, math.sqrt(last / low))
     rise = last - low
-    if len(losses) < MANY_LOSSES and last > ABOVE_START * first > 0 and start_of(losses) < NEVER_FELL * low:
-        raised = raised_at_the_end(optimizer, step)
-        if raised is not None and raised > ABOVE_START_NORMS and rise > FAR_DEVIATIONS * noise_of(losses):
-            return True
-    if _ends_above_its_start(losses, levels) and (raised_at_the_end(optimizer, step) or 0.0) > ABOVE_START_NORMS:
+    if is_no_better_than_at_first(optimizer) and (raised_at_the_end(optimizer, step) or 0.0) > ABOVE_START_NORMS:
         return True
     doubled = last > FAR_RATIO * low > 0 and _undone_in_logarithms(first, low, last) > UNDONE_SHARE
     risen = rise > max(FAR_DEVIATIONS * noise_of(losses), UNDONE_SHARE * max(first - low, 0.0), LEAST_SHARE * abs(low))
     return (doubled or risen) and _norms_witness(optimizer, step)
 
 
-def _ends_above_its_start(losses: Array, levels: list[float]) -> bool:
-    """Whether a loss that hardly fell below its start ends 15 % above it, and its levels were there for long.
+@computed_once
+def is_no_better_than_at_first(optimizer: OptimizerFacts) -> bool:
+    """Whether no tenth of a loss is better than its first, and the last ones are worse or only came back from a leap.
 
-    >>> rising = np.r_[np.full(20, 1.2), np.linspace(1.2, 1.7, 40), np.full(40, 1.7)]
-    >>> _ends_above_its_start(rising, [1.2, 1.2, 1.3, 1.4, 1.6, 1.7, 1.7, 1.7, 1.7, 1.7])
-    True
+    Worse by more than chance, as ranks tell of many losses, or by far more than the noise of few.
     """
-    first, late = first_loss(losses), levels[-WORSE_PARTS:]
-    if not 0 < first < NEVER_FELL * min(levels):
+    losses = optimizer.history.losses
+    if len(losses) < MIN_LOSSES or values_grew(optimizer):
         return False
-    return min(late) > WORSE_RATIO * first and max(late) < STEADY_RATIO * min(late)
+    levels = optimizer.history.loss_levels
+    first, late = levels[0], levels[-WORSE_PARTS:]
+    if not 0 < (1 - GAINED) * first <= min(levels):
+        return False
+    tenths = np.array_split(losses, len(levels))
+    is_sure = is_surely_above(np.concatenate(tenths[-WORSE_PARTS:]), tenths[0])
+    is_sure |= min(late) - first > FAR_DEVIATIONS * noise_of(losses)
+    if min(late) > WORSE_RATIO * first and is_sure:
+        return True
+    is_back = len(losses) >= MANY_LOSSES and levels[-1] > (1 - NEARLY) * first
+    return is_back and max(levels[1:-1]) > FAR_RATIO * first
 
 
 def leaves_at_the_end(losses: Array, norms: Array) -> bool:

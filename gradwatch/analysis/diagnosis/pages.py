@@ -444,15 +444,14 @@ PAGES: dict[str, Page] = {
     "reward-lost": Page(
         title="The reward fell and did not come back",
         cure="rate",
-        meaning="The history of a policy has its reward, and the last fifth of the rewards lies below its best tenth,"
-        " by more than a third of that level, or by more than 15 % where the norms rose fivefold since. The loss of"
-        " such a training is a surrogate and shows nothing of this.",
+        meaning="The history of a policy has its reward, and the last fifth of the rewards lies below the best fifth in"
+        " nearly all pairs, by a third of that level, or by 15 % that undo 40 % of what the reward had gained. The loss"
+        " of such a training is a surrogate and shows nothing of this.",
         also=(
-            "the last of 8 to 19 rewards lie below all before, by more than half of that level, or by less if the fall"
-            " is four times their noise",
-            "a reward above 0 falls to a fifth within the first tenth",
-            "the fall undoes three quarters of what the reward had gained, or of all that it moves where it is below 0",
-            "the last twentieth of the rewards falls to where they began, or below all before",
+            "the last of 8 to 19 rewards lie below all before, by more than four times their noise or 60 % of the best"
+            " level",
+            "the fall begins within the first twentieth of the rewards, or happens in the last, and undoes three"
+            " quarters of what the reward had gained",
         ),
         unless=(
             "only the loss grows beside a reward: no finding is made of it, except that it grows far while the reward"
@@ -497,22 +496,20 @@ PAGES: dict[str, Page] = {
         cure="signal",
         meaning="No tenth of the losses has a median that is 2 % below the first losses, and the losses scatter so"
         " little that a fall of 5 % would show. It is information, because a model that knew its task before the run"
-        " began looks the same. In an imported history of 30 losses or more it is a warning if the loss stands within"
-        " 2 % and scatters by less than 0.6 % from the first rows on, as if it did not depend on the inputs.",
+        " began looks the same. In an imported history of 10 losses or more it is a warning if the loss stands within"
+        " 3 % and its rows differ by less than 1 % from the first ones on, as if it did not depend on the inputs.",
         also=(
             "an imported loss stands at what a guess costs, the logarithm of the number of classes (2, 3, 4, 5, 10, 100"
             " or 1,000), also in noisy rows (a warning)",
             "it stands between 4 and 12.5, higher than a language model that has learnt, or while the norms fall to a"
             " fifteenth (a warning)",
-            "100 losses or more come down to 6.3 or more, about what the frequency of words alone gives, and stand"
-            " there from the third tenth on, or in the last three tenths under norms that faded (a warning)",
-            "fewer losses, 10 or more, all lie within 0.1 % (a warning)",
-            "no tenth of an imported loss is a tenth below the first, and the last three are 12 % above it, or one was"
-            " twice as high and the loss is back where it began (a warning)",
+            "it comes down to 6.3 or more, about what the frequency of words alone gives, and stands there (a warning)",
+            "no tenth of an imported loss is a tenth below the first, and the last three are 8 % above it, beyond"
+            " chance, or one was twice as high and the loss is back where it began (a warning)",
             "the reward of a policy is its lowest in three rows of four and does not become more (a warning)",
-            "the reward of a policy stays between 0 and 0.1 and does not become more (a warning)",
-            "a learner of values gets 0 in every row, or a return below 0 that gets no better in 100 rows or more"
+            "the reward of a policy stays between 0 and 0.1, or below 0 in 100 rows or more, and does not become more"
             " (a warning)",
+            "a learner of values gets 0 in every row (a warning)",
         ),
         unless=(
             "there are several optimizers, whose losses can stand still while they train against one another",

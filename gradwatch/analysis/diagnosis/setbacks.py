@@ -13,6 +13,7 @@ from gradwatch.analysis.diagnosis.ends import (
     HUGE_NORM,
     is_apart,
     is_mostly_above,
+    is_no_better_than_at_first,
     last_losses,
     raised_at_the_end,
     values_grew,
@@ -21,7 +22,7 @@ from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Certainty, Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
 from gradwatch.analysis.diagnosis.optimizer import shrunken_weights
-from gradwatch.analysis.diagnosis.rewards import is_stuck_at_lowest, return_stands, reward_rose, stays_near_zero
+from gradwatch.analysis.diagnosis.rewards import STUCK_SHARE, reward_rose, stands_low
 from gradwatch.analysis.diagnosis.schedule import (
     WARM_UP,
     end_of_warm_up,
@@ -31,7 +32,7 @@ from gradwatch.analysis.diagnosis.schedule import (
     rate_without_warm_up,
     restarts_after,
 )
-from gradwatch.analysis.statistics.loss_levels import first_loss, is_above, medians, start_of, uncertainty
+from gradwatch.analysis.statistics.loss_levels import first_loss, medians, start_of, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import noise_of, robust_deviation
 from gradwatch.analysis.statistics.tail import detrended_sample
@@ -62,23 +63,22 @@ SURE_OF_LEVELS, SURE_BESIDE = 4.0, 2.0  # times the wandering of levels; the sam
 CLEAR_RISE, CLEAR_SHARE = 0.04, 0.03  # of the best level, and of the fall in logarithms, beside norms that rose
 WITNESS_RATIO, FAR_WITNESS_RATIO = 1.5, 3.0  # times the norms up to the best level
 ALONE_SHARE = 0.25  # of the fall, in logarithms, without such norms
-GAINED, NEARLY, WORSE_RATIO = 0.1, 0.05, 1.12  # of the first level: a gain by less is none; where it ends
 LEAPT_RATIO = 2.0  # times the start: the first updates threw such a loss off
 FELL_SHARE = 0.02  # of the first loss: a fall by less is none
 SEEN_SHARE = 0.05  # of the first loss: where one by that much could not be told from noise, nothing is said
-STANDS_SHARE, STANDS_NOISE = 0.02, 0.006  # of the loss: how far the levels differ, and rows scatter, of one that stands
+FIRST_PARTS, STILL_PARTS = 5, 8  # parts of the losses, of which the first is left out, and of those that should stand
+STANDS_NOISE, FALLS_SHARE = 0.01, 0.012  # of a loss that stands: how its rows scatter, and its second half may be lower
 EARLY_PARTS = 20  # parts of the losses, in the first of which the first updates may lower it
 UNLEARNT_SHARE = 0.3  # of the first loss: one that fell to less has learnt something
 UNTRAINED, HIGH_STANDS = 4.0, 0.03  # a loss of language that stands above has learnt nothing; how far it may move
 MOST_SCATTER = 4.0  # deviations of a level: how far ten of them lie apart by chance
 MOST_BY_GUESS = 12.5  # the logarithm of the largest vocabularies: a loss above it has another unit
-HOVERS, HOVERS_FROM, HOVERS_SHARE = 6.3, 3, 0.012  # a loss of language that stays there; from which tenth; by how much
+HOVERS = 6.3  # a loss of language above it knows how often each word occurs and no more
 LATE_PARTS = 3  # last tenths in which a high loss stands, without norms that could move it
 FADED = 1 / 15  # of the first norms: beside a loss that stands
-STILL_SHARE = 0.001  # of a loss: few losses that lie so close to one another do not depend on the inputs
 CLASSES = (2, 3, 4, 5, 10, 100, 1000)  # that data sets usually have
-AT_CHANCE, AROUND_CHANCE, MOST_DOUBT = 0.01, 0.07, 0.02  # of ln k: distance at the end, on the way, by noise
-BINARY, ABOVE_BINARY, BEGINS_ABOVE = 0.7, 0.03, 0.35  # at the cost of two classes few others stand: how far above
+AT_CHANCE, AROUND_CHANCE, MOST_DOUBT = 0.01, 0.07, 0.02  # of ln k: distance of what stands, of the start, by noise
+BINARY, AROUND_BINARY, BEGINS_ABOVE = 0.7, 0.03, 0.35  # the same at the cost of two classes, where few others stand
 MIN_HUGE_LOSSES = 10
 AT_ONCE = 1000  # losses
 FALLEN = 0.7  # of the first third: a loss that falls as far is on its way
@@ -438,15 +438,16 @@ def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     losses = optimizer.history.losses
     if len(facts.optimizers) > 1 or optimizer.history.has_surrogate_loss:
         return _policy_without_progress(facts, optimizer)
-    if facts.is_imported and (_stands(optimizer) or _stands_unlearnt(optimizer)):
-        return _no_progress(optimizer, "warning", "possible")
+    if facts.is_imported and not is_diverging(optimizer):
+        if is_no_better_than_at_first(optimizer):
+            return _no_progress(optimizer, "warning", "likely")
+        if _stands_unlearnt(optimizer):
+            return _no_progress(optimizer, "warning", "possible")
     if len(losses) < MIN_LOSSES:
         return None
     tenths = np.array_split(losses, 10)
     levels = optimizer.history.loss_levels
     start = levels[0]
-    if facts.is_imported and not is_diverging(optimizer) and _is_worse_than_at_first(optimizer):
-        return _no_progress(optimizer, "warning", "likely")
     if start == 0 or losses[0] == losses.max():
         return None  # a loss that is solved, or that the first updates may have lowered
     doubt = uncertainty(tenths[0]) + uncertainty(tenths[-1])
@@ -458,81 +459,63 @@ def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     return _no_progress(optimizer, "info", "likely")
 
 
-def _stands(optimizer: OptimizerFacts) -> bool:
-    """Whether a loss stands still from the first rows on and hardly scatters, as if it did not depend on the inputs.
+def _stands_unlearnt(optimizer: OptimizerFacts) -> bool:
+    """Whether a loss stands from early on at a level at which nothing has been learnt.
 
-    The loss of a model that reads its inputs differs from batch to batch. A record that begins late may have seen a
-    training at its end.
+    It may be as low as it can be, so one of these has to say it: rows that hardly differ, as if the loss did not depend
+    on the inputs; a level too high for a language model that knows more than how often each word occurs; the cost of a
+    guess, ln k among k classes; norms that are gone.
     """
     losses, steps = optimizer.history.losses, optimizer.history.loss_steps
+    few = len(losses) < MIN_FEW_LOSSES
     if len(losses) < MIN_FEWEST_LOSSES or losses.min() <= 0 or losses.min() == losses.max():
         return False
-    if len(losses) < MIN_FEW_LOSSES:
-        # A language model stands at the logarithm of its vocabulary until its warm-up has begun.
-        return bool(np.ptp(losses) < STILL_SHARE * losses.min()) and losses.max() < HOVERS
-    stood = losses[len(losses) // EARLY_PARTS + 1 :]
-    level, levels = float(np.median(stood)), medians(np.array_split(stood, 10))
-    begins = steps[0] - (steps[1] - steps[0]) <= (steps[-1] - steps[0]) / EARLY_PARTS
-    is_still = max(levels) - min(levels) < STANDS_SHARE * level and noise_of(stood) < STANDS_NOISE * level
-    return bool(begins and is_still and (1 - STANDS_SHARE) * level < losses[0] < level / UNLEARNT_SHARE)
-
-
-def _is_worse_than_at_first(optimizer: OptimizerFacts) -> bool:
-    """Whether no tenth of a loss is better than its first, and it ends above that or leapt to twice of it."""
-    losses, levels = optimizer.history.losses, optimizer.history.loss_levels
-    first, late = levels[0], levels[-LATE_PARTS:]
-    if first <= 0 or min(levels) < (1 - GAINED) * first or values_grew(optimizer):
-        return False
-    tenths = np.array_split(losses, len(levels))
-    if min(late) > WORSE_RATIO * first and is_above(np.concatenate(tenths[-LATE_PARTS:]), tenths[0]):
+    if steps[0] - (steps[1] - steps[0]) > (steps[-1] - steps[0]) / EARLY_PARTS:
+        return False  # a record that begins late may have seen a training at its end
+    stood, fades = losses[len(losses) // FIRST_PARTS :], _norms_fade(optimizer)
+    if fades and _is_high(late := losses[-len(losses) // LATE_PARTS :]) and _stands_still(late):
         return True
-    return max(levels[1:-1]) > LEAPT_RATIO * first and levels[-1] > (1 - NEARLY) * first
-
-
-def _stands_unlearnt(optimizer: OptimizerFacts) -> bool:
-    """Whether a loss stands, from its first rows on, at what a guess costs or higher than any model that has learnt.
-
-    A guess among k classes costs ln k. A language model guesses at 7 and more; of such a loss a fall is seen in some
-    dozens of rows, also under noise.
-    """
-    losses, steps = optimizer.history.losses, optimizer.history.loss_steps
-    if len(losses) < MIN_FEW_LOSSES or losses.min() <= 0:
+    if not _stands_still(stood):
         return False
+    level, first = float(np.median(stood)), optimizer.history.loss_levels[0]
+    never_fell = max(first, start_of(losses)) < (1 + HIGH_STANDS) * level and losses[0] < level / UNLEARNT_SHARE
+    if never_fell and noise_of(stood) < STANDS_NOISE * level and (not few or level < HOVERS):
+        return True
     if len(losses) < MIN_LOSSES and _is_warming_up(optimizer):
         return False
-    if steps[0] - (steps[1] - steps[0]) > (steps[-1] - steps[0]) / EARLY_PARTS:
-        return False
-    levels, start = np.array(optimizer.history.loss_levels), start_of(losses)
-    doubt = uncertainty(losses[len(losses) // 2 :]) / float(np.median(losses))
-    is_still = (1 - HIGH_STANDS) * levels[0] < levels.min() and levels.max() < (1 + HIGH_STANDS) * levels.min()
-    if is_still and UNTRAINED < levels.min() < MOST_BY_GUESS and doubt < STANDS_SHARE:
+    if not few and (fades or _is_high(stood) or (never_fell and UNTRAINED < level < MOST_BY_GUESS)):
         return True
-    if len(losses) >= MIN_LOSSES and _hovers(levels, doubt):
-        return True
-    late, fades = levels[-LATE_PARTS:], _norms_fade(optimizer)
-    if fades and late.min() > HOVERS and late.max() < min(MOST_BY_GUESS, (1 + HOVERS_SHARE) * late.min()):
-        return True
-    scatter = MOST_SCATTER * robust_deviation(losses[len(losses) // 2 :]) / math.sqrt(len(losses) / len(levels))
-    room = (1 + HIGH_STANDS) * levels.min() + scatter
-    if fades and doubt < STANDS_SHARE and levels.max() < room:
-        return True
-    return any(_stands_at(math.log(classes), losses, levels, start, doubt) for classes in CLASSES)
+    return any(_is_a_guess(math.log(classes), level, first, _doubt_of(stood)) for classes in CLASSES)
 
 
-def _hovers(levels: Array, doubt: float) -> bool:
-    """Whether the loss of a language model fell to about the entropy of single words and then no further.
+def _stands_still(losses: Array) -> bool:
+    """Whether the levels of losses lie as close together as a level can be told, and do not fall from half to half.
 
-    >>> _hovers(np.array([9.0, 7.4, 7.3, 7.3, 7.3, 7.28, 7.3, 7.3, 7.29, 7.3]), 0.001)
-    True
-    >>> _hovers(np.array([9.0, 7.4, 7.3, 7.2, 7.1, 7.05, 7.0, 6.9, 6.8, 6.8]), 0.001)
-    False
+    >>> noise = 0.01 * np.tile([1.0, -1.0], 40)
+    >>> _stands_still(0.69 + noise), _stands_still(np.linspace(0.70, 0.68, 80) + noise)
+    (True, False)
     """
-    rest = levels[HOVERS_FROM:]
-    is_high = rest.min() > HOVERS and rest.max() < MOST_BY_GUESS
-    few = len(rest) // 2
-    is_still = np.ptp(rest) < HIGH_STANDS * rest.min()
-    is_still &= np.median(rest[-few:]) > (1 - HOVERS_SHARE) * np.median(rest[:few])
-    return bool(is_high and is_still and doubt < HOVERS_SHARE)
+    level, parts = float(np.median(losses)), np.array_split(losses, STILL_PARTS if len(losses) >= MIN_FEW_LOSSES else 2)
+    levels, (first, second) = medians(parts), medians(np.array_split(losses, 2))
+    scatter = MOST_SCATTER * robust_deviation(losses) / math.sqrt(len(parts[0]))
+    falls = second < (1 - FALLS_SHARE) * first
+    return _doubt_of(losses) < MOST_DOUBT and not falls and max(levels) - min(levels) < HIGH_STANDS * level + scatter
+
+
+def _is_high(losses: Array) -> bool:
+    """Whether losses stand higher than those of a language model that knows how often each word occurs."""
+    return bool(losses.min() > HOVERS and np.median(losses) < MOST_BY_GUESS)
+
+
+def _doubt_of(losses: Array) -> float:
+    return uncertainty(losses) / float(np.median(losses))
+
+
+def _is_a_guess(chance: float, level: float, first: float, doubt: float) -> bool:
+    """Whether losses stand at the cost of a guess and began near it; at that of two classes few others stand."""
+    if chance < BINARY:
+        return abs(level / chance - 1) < AROUND_BINARY and first < (1 + BEGINS_ABOVE) * chance
+    return abs(level / chance - 1) < max(AT_CHANCE, doubt) and abs(first / chance - 1) < AROUND_CHANCE
 
 
 def _norms_fade(optimizer: OptimizerFacts) -> bool:
@@ -550,38 +533,22 @@ def _is_warming_up(optimizer: OptimizerFacts) -> bool:
     return peak is not None and peak > (first + last) / 2
 
 
-def _stands_at(chance: float, losses: Array, levels: Array, start: float, doubt: float) -> bool:
-    """Whether losses come to the cost of a guess within their first fifth, or begin there, and go no lower."""
-    half, doubt = levels[len(levels) // 2 :], min(doubt, MOST_DOUBT)
-    is_binary = chance < BINARY
-    above, below = (ABOVE_BINARY if is_binary else max(AT_CHANCE, doubt)), max(AT_CHANCE, doubt)
-    is_there = -below < float(np.median(losses[len(losses) // 2 :])) / chance - 1 < above
-    return bool(
-        is_there
-        and levels.min() > (1 - STANDS_SHARE - doubt) * chance
-        and levels[2:].max() < (1 + AROUND_CHANCE) * chance
-        and half.max() - half.min() < HIGH_STANDS * chance
-        and 1 - AROUND_CHANCE < start / chance < 1 + (BEGINS_ABOVE if is_binary else AROUND_CHANCE)
-    )
-
-
 def _policy_without_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """The policy of an imported history earns the lowest reward in most rows, or next to none, and no more in time."""
     rewards = optimizer.history.rewards
-    if not facts.is_imported or facts.several or not len(rewards):
+    if not facts.is_imported or facts.several:
+        return None
+    losses = optimizer.history.losses
+    is_return = bool(len(losses)) and losses.min() > 0  # errors of values are above 0, a surrogate lies about it
+    if not stands_low(rewards, is_return=is_return):
         return None
     share = float((rewards == rewards.min()).mean())
-    if is_stuck_at_lowest(rewards):
+    what = f"the reward stands near {number(float(np.median(rewards)))} from the first row to the last"
+    if share >= STUCK_SHARE:
         what = f"the reward is {number(float(rewards.min()))}, its lowest, in {percentage(share)} of the rows, and the"
         what += " others do not become more"
-    elif stays_near_zero(rewards):
-        what = f"the reward stays near 0, at {number(float(rewards.mean()))} on average, and does not become more"
-    elif return_stands(rewards, optimizer.history.losses):
+    if share == 1:
         what = "the reward is 0 in every row"
-        if rewards.any():
-            what = f"the reward stands near {number(float(np.median(rewards)))} from the first row to the last"
-    else:
-        return None
     return Finding(
         code="no-progress",
         severity="warning",
@@ -607,8 +574,8 @@ def _no_progress(optimizer: OptimizerFacts, severity: Severity, certainty: Certa
     start, first = levels[0], first_loss(losses)
     what = f"the loss has not fallen: its median is {number(start)} over the first tenth of the losses and"
     what += f" {number(levels[-1])} over the last"
-    if first > (1 + HIGH_STANDS) * start:
-        what = f"the loss fell from {number(first)} in its first rows, and then no further than {number(levels[-1])}"
+    if (highest := max(first, start)) > (1 + HIGH_STANDS) * levels[-1]:
+        what = f"the loss fell from {number(highest)} in its first rows, and then no further than {number(levels[-1])}"
     return Finding(
         code="no-progress",
         severity=severity,

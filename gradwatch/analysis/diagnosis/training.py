@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
-from gradwatch.analysis.diagnosis.rewards import is_stuck_at_lowest, reward_fell
+from gradwatch.analysis.diagnosis.rewards import fall_of, is_stuck_at_lowest
 from gradwatch.analysis.statistics.loss_levels import first_loss, is_above, medians, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import robust_deviation
@@ -433,7 +433,7 @@ def _severity_of_zeros(facts: Facts, optimizer: OptimizerFacts, share: float, *,
         return "warning"
     rewards, losses = optimizer.history.rewards, optimizer.history.losses
     if len(rewards) >= 2 * MIN_LAST_REWARDS:
-        return "warning" if _is_policy_stuck(optimizer) or reward_fell(rewards) else "info"
+        return "warning" if _is_policy_stuck(optimizer) or fall_of(rewards) is not None else "info"
     norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
     if share < MANY_ZEROS and norms[-max(MIN_END, len(norms) // 10) :].any():
         return "info"

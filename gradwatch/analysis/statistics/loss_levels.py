@@ -10,6 +10,8 @@ import numpy as np
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.detect.losses import begins_at_zero
 
+SURE_RANKS = 3.3  # deviations of the share of pairs by chance: once in two thousand
+
 
 def is_about_zero(losses: Array) -> bool:
     """Whether losses scatter about 0 or begin there, as those of reinforcement learning do: they show no progress.
@@ -55,3 +57,24 @@ def is_above(high: Array, low: Array) -> bool:
     (True, False)
     """
     return float(np.median(high) - np.median(low)) > uncertainty(high) + uncertainty(low)
+
+
+def share_above(high: Array, low: Array) -> float:
+    """The share of pairs in which a value of the first is above one of the second; equal ones count half.
+
+    >>> share_above(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0]))
+    0.5
+    """
+    ordered = np.sort(low)
+    below = np.searchsorted(ordered, high, side="left") + np.searchsorted(ordered, high, side="right")
+    return float(below.mean()) / 2 / len(low)
+
+
+def is_surely_above(high: Array, low: Array, deviations: float = SURE_RANKS) -> bool:
+    """Whether values are above others more often than by chance (Mann-Whitney): few of them never are.
+
+    >>> is_surely_above(np.arange(30.0) + 20, np.arange(30.0)), is_surely_above(np.arange(3.0) + 20, np.arange(3.0))
+    (True, False)
+    """
+    deviation = math.sqrt((len(high) + len(low) + 1) / (12 * len(high) * len(low)))
+    return share_above(high, low) - 0.5 > deviations * deviation

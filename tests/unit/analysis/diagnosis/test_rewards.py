@@ -33,14 +33,16 @@ def policy(folder, rewards, norms=None, losses=None):
         pytest.param(FALLS - 1.5, True, id="falls below 0"),
         pytest.param(RISES, False, id="rises"),
         pytest.param(np.r_[FALLS[:80], RISES[80:]], False, id="falls and comes back"),
-        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.7)] + NOISE, False, id="falls by a fifth"),
-        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.3)] + 10 * NOISE, False, id="falls within its noise"),
+        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.85)] + NOISE, False, id="falls by a twentieth"),
+        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.75)] + 10 * NOISE, False, id="falls within its noise"),
         pytest.param(FALLS[::10], False, id="ten rows"),
         pytest.param(
             np.r_[np.linspace(8.0, 8.5, 50), np.full(50, 8.0)] + NOISE, False, id="by a sixteenth of its level"
         ),
-        pytest.param(np.r_[np.linspace(8.0, 8.5, 50), np.full(50, 8.0)] + NOISE - 20, True, id="what it had gained"),
-        pytest.param(FALLS - 50, True, id="on a far lower level"),
+        pytest.param(
+            np.r_[np.linspace(8.0, 8.5, 50), np.full(50, 8.0)] + NOISE - 20, False, id="by little of its size"
+        ),
+        pytest.param(FALLS - 50, False, id="by little of a far lower level"),
         pytest.param(np.r_[np.linspace(0, 4, 40), np.linspace(4, 1, 60)] + 10 * NOISE, True, id="slowly under noise"),
     ],
 )
@@ -207,19 +209,15 @@ TENFOLD = np.array(steady(100)) * np.geomspace(1, 100, 100)
 
 
 @pytest.mark.parametrize(
-    ("rewards", "norms", "told"),
+    ("rewards", "told"),
     [
-        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.5)] + NOISE, None, True, id="by 44 %"),
-        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.68)] + NOISE, None, False, id="by a quarter"),
-        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.68)] + NOISE, TENFOLD, True, id="by a quarter, norms grew"),
-        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.85)] + NOISE, TENFOLD, False, id="by little, norms grew"),
-        pytest.param(
-            np.r_[np.full(60, -90.0), np.full(40, -1600.0)] * (1 + 8 * NOISE), None, True, id="far, scattered"
-        ),
+        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.5)] + NOISE, True, id="by 44 %"),
+        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.68)] + NOISE, True, id="by a quarter"),
+        pytest.param(np.r_[np.full(60, -90.0), np.full(40, -1600.0)] * (1 + 8 * NOISE), True, id="far, scattered"),
     ],
 )
-def test_a_reward_that_is_lost_in_part(tmp_path, rewards, norms, told):
-    assert ("reward-lost" in codes(policy(tmp_path, rewards, norms))) == told
+def test_a_reward_that_is_lost_in_part(tmp_path, rewards, told):
+    assert ("reward-lost" in codes(policy(tmp_path, rewards))) == told
 
 
 @pytest.mark.parametrize(
@@ -243,7 +241,7 @@ EARLY = np.r_[np.full(5, 200.0), np.full(95, 1.8)] * np.exp(NOISE)
     ("rewards", "told"),
     [
         pytest.param(EARLY, True, id="falls within its first tenth"),
-        pytest.param(EARLY + 100, False, id="to a third"),
+        pytest.param(EARLY + 2000, False, id="by a twelfth"),
         pytest.param(np.r_[EARLY[:50], np.full(50, 150.0)], False, id="comes back"),
         pytest.param(-EARLY, False, id="rises as early"),
     ],
@@ -299,4 +297,4 @@ NEAR_ZERO = np.tile([0.0, 0.03, 0.06, 0.02, 0.04], 16)
 def test_a_reward_that_stays_near_zero(tmp_path, rewards, severities):
     found = [f for f in policy(tmp_path, rewards).diagnosis() if f.code == "no-progress"]
     assert [f.severity for f in found] == severities
-    assert all("stays near 0" in f.what for f in found)
+    assert all("stands near 0.03 from the first row" in f.what for f in found)
