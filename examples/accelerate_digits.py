@@ -34,6 +34,7 @@ def main():
                         accelerator.clip_grad_norm_(model.parameters(), 0.5)
                     optimizer.step()
                     optimizer.zero_grad()
+    accelerator.print("recorded; gradwatch report runs/accelerate-digits")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ def main():
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 watch.log(loss=loss)
+    if dist.get_rank() == 0:
+        print("recorded; gradwatch report runs/ddp")
     dist.destroy_process_group()
 
 

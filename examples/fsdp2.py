@@ -66,6 +66,8 @@ def main():
             loss.backward()
             optimizer.step()
             watch.log(loss=loss)
+    if dist.get_rank() == 0:
+        print("recorded; gradwatch report runs/fsdp2")
     dist.destroy_process_group()
 
 

@@ -44,6 +44,7 @@ def main():
         enable_progress_bar=False,
     )
     trainer.fit(Digits(), DataLoader(data, batch_size=32, shuffle=True))
+    print("recorded; gradwatch report runs/lightning-digits")
 
 
 if __name__ == "__main__":

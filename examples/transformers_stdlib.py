@@ -51,6 +51,7 @@ def main():
         callbacks=[GradWatchCallback("runs/transformers-stdlib")],
     )
     trainer.train()
+    print("recorded; gradwatch report runs/transformers-stdlib")
 
 
 if __name__ == "__main__":
