@@ -63,7 +63,7 @@ SHORT_STEP = 0.01  # seconds: of a shorter one the part of recording that every 
 # Codes of findings that a few steps always have. The last is reported with the clip calls.
 _NOT_OF_A_FEW_STEPS = {"too-short", "died", "killed", "ineffective-clipping"}
 # Codes of findings that are information in a few steps, and may be a fault of the training.
-_NOTED = {"dead-parameters"}
+_NOTED = {"dead-parameters", "zero-gradients"}
 
 
 class _Enough(BaseException):

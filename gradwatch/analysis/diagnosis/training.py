@@ -421,7 +421,7 @@ def _nothing(optimizer: OptimizerFacts) -> str:
 
 
 def _severity_of_zeros(facts: Facts, optimizer: OptimizerFacts, share: float, *, few: bool) -> Severity:
-    """Information where the other steps of an imported history train.
+    """Information where the other steps of an imported history train, or of the few of a recording.
 
     A row of it has the norm of one step and the loss of several: with batches of one sample, those that are already
     learnt have a gradient of 0, and so has a step whose groups got equal rewards. A policy that is all but solved has
@@ -429,6 +429,8 @@ def _severity_of_zeros(facts: Facts, optimizer: OptimizerFacts, share: float, *,
     """
     if share >= MOST_STEPS:
         return "warning" if few else "critical"
+    if not facts.is_imported and len(optimizer.frame) < FEW_STEPS:
+        return "info"
     if not facts.is_imported or few:
         return "warning"
     rewards, losses = optimizer.history.rewards, optimizer.history.losses

@@ -19,15 +19,14 @@ from gradwatch.analysis.recommend.rule import (
 )
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.progress import drift, has_risen, is_undone
-from gradwatch.text import share
+from gradwatch.text import count, share
 
 HEAVY, LIGHT = 2.0, 4.0  # tail indices: below the first single steps dominate, above the second clipping changes little
 
 
 def left_out(history: OptimizerHistory) -> str:
     """Which steps do not count."""
-    first = min(history.warm_up, history.steps)
-    return f"the first {first} as warm-up" + (", and those around events" if history.events else "")
+    return f"the first {history.warm_up} as warm-up" + (", and those around events" if history.events else "")
 
 
 def reasons(
@@ -304,7 +303,8 @@ def drifting(moved: float) -> str:
 
 def too_few(history: OptimizerHistory, least: int, lost_at: int | None, record_at: float | None) -> str:
     """Fewer than ``least`` steps are usable; ``record_at`` is the threshold at which to record another run."""
-    text = f"{len(history.norms)} usable steps, at least {least} are needed (left out: {left_out(history)})"
+    usable = f"{count(len(history.norms), 'usable step')}, at least {least} are needed"
+    text = f"{usable} (left out: {left_out(history)})" if history.steps else usable
     if lost_at is None and not history.spikes:
         return text
     verb = "uses" if history.spikes == 1 else "use"

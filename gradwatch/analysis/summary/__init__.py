@@ -242,7 +242,9 @@ def _optimizer(reader: RunReader, optimizer: str | None, facts: Facts, findings:
 def _recorded_steps(facts: Facts, optimizer: str, path: Path) -> pd.DataFrame:
     steps = facts.frame_of(optimizer)
     if steps is None or steps.empty:
-        raise EmptyRun(f"{str(path)!r} {_why_empty(facts.ending.state)}")
+        others = any(len(one.frame) for one in facts.optimizers)
+        of_one = f"holds no step of optimizer {optimizer}, while others made some."
+        raise EmptyRun(f"{str(path)!r} {of_one if others else _why_empty(facts.ending.state)}")
     return steps
 
 

@@ -11,6 +11,7 @@ from gradwatch import Run
 from gradwatch.analysis.diagnosis.facts import read_facts
 from gradwatch.analysis.diagnosis.training import frozen_throughout, parameters_without_optimizer
 from gradwatch.analysis.history import RunReader
+from gradwatch.errors import EmptyRun
 from gradwatch.record import StepRecord
 from gradwatch.testing import replaced, steady, stream
 
@@ -175,6 +176,14 @@ def test_a_layer_that_is_replaced_is_not_said_to_be_cut_off(tmp_path):
 def test_a_part_without_a_gradient_may_join_after_a_few_steps(tmp_path, steps, severity):
     records = with_layers(calm(steps), [0.0, 1.0], parameters("0.weight", "2.weight"))
     assert the(run_of(tmp_path, records), "dead-parameters").severity == severity
+
+
+@pytest.mark.parametrize(
+    ("steps", "zeros", "severity"), [(5, 3, "info"), (39, 30, "info"), (40, 30, "warning"), (5, 5, "critical")]
+)
+def test_a_few_steps_part_of_which_have_no_gradient_may_be_a_plateau_of_rewards(tmp_path, steps, zeros, severity):
+    run = run_of(tmp_path, stream([0.0] * zeros + [1.0] * (steps - zeros)))
+    assert the(run, "zero-gradients").severity == severity
 
 
 def test_an_optimizer_without_steps_whose_parameters_other_code_moves(tmp_path):
@@ -450,6 +459,9 @@ def test_an_optimizer_that_never_stepped(tmp_path):
     found = the(Run(tmp_path), "no-steps")
     assert (found.optimizer, found.severity) == ("critic", "warning")
     assert Run(tmp_path).summary().optimizer == "actor"
+    with pytest.raises(EmptyRun, match="no step of optimizer critic, while others made some"):
+        Run(tmp_path).summary("critic")
+    assert "warm-up" not in " ".join(Run(tmp_path).recommend("critic").reasons)
 
 
 def test_nothing_is_said_of_steps_that_were_too_few(tmp_path):
