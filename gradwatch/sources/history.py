@@ -184,23 +184,30 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
         if wanted in available:
             return wanted
         raise CannotImport(f"{where} has no {wanted!r}; expected one of {listed}.")
-    possible = [name for name in available if kind not in ("loss", "reward") or not _is_held_out(name)]
-    found = [name for name in possible if is_called(name, NAMES[kind])]
-    if not found:
-        found = [name for name in possible if is_called(_OF_TRAINING.sub("", name.lower()), NAMES[kind])]
-    if kind == "reward" and not found:  # that of a test is the policy's as well
-        found = [name for name in available if is_called(_OF_A_TEST.sub("", name.lower()), NAMES[kind])]
-    if kind == "norm" and not found:
-        found = [name for name in available if is_called(name, UNSURE_NORMS)]
-    if kind == "learning_rate" and not found:
-        monitored = [name for name in available if _MONITORED_RATE.fullmatch(name)]
-        found = monitored if len(monitored) == 1 else []
+    found = _candidates(kind, available)
     if kind != "norm":
         return min(found, key=len, default=None)
     if len(found) == 1:
         return found[0]
     what = "several series that may be the gradient norm" if found else "no series with the name of a gradient norm"
     raise CannotImport(f"{where} has {what}: {', '.join(map(repr, found)) or listed}. Name it with --norm.")
+
+
+def _candidates(kind: str, available: Sequence[str]) -> list[str]:
+    """The series that may be of this kind, from the surest sort of name of which there is one."""
+    possible = [name for name in available if kind not in ("loss", "reward") or not _is_held_out(name)]
+    if found := [name for name in possible if is_called(name, NAMES[kind])]:
+        return found
+    if found := [name for name in possible if is_called(_OF_TRAINING.sub("", name.lower()), NAMES[kind])]:
+        return found
+    if kind == "reward":  # that of a test is the policy's as well
+        return [name for name in available if is_called(_OF_A_TEST.sub("", name.lower()), NAMES[kind])]
+    if kind == "norm":
+        return [name for name in available if is_called(name, UNSURE_NORMS)]
+    if kind == "learning_rate":
+        monitored = [name for name in available if _MONITORED_RATE.fullmatch(name)]
+        return monitored if len(monitored) == 1 else []
+    return []
 
 
 def first_line(error: Exception) -> str:
