@@ -15,7 +15,9 @@ steps: measuring alone, in a loop of its own, is two to three times as fast as w
 each dtype come on top, and two for updates.
 
 Then what of that the training had to do anyway: PyTorch makes a Python object of each new gradient for whoever asks
-first, and without a recording that is the optimizer. And last how many bytecodes of gradwatch a step runs that samples
+first, and without a recording that is the optimizer. Then what plain Python takes for no more than a step has to ask:
+whether a parameter has a gradient before `backward`, each gradient after it, whether the parameters are still the same,
+and what the kernel has to know of each gradient. And last how many bytecodes of gradwatch a step runs that samples
 nothing, which no other program disturbs.
 """
 
@@ -29,7 +31,9 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from math import lcm
+from operator import attrgetter, is_, is_not
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,6 +45,7 @@ from torch import Tensor, nn
 import gradwatch
 from gradwatch.measure import (
     devices,
+    fused,
     fused_triton,
     magnitudes,
     measure,
@@ -57,6 +62,8 @@ from gradwatch.recording.weight_sampler import usual_updates_every
 ROUNDS = {150: 400, 1_000: 200, 10_000: 40}
 WEIGHTS_EVERY = 50  # as `attach` has it, which counts entries at every second sample
 GOALS = {150: 0.15, 1_000: 1.0}
+
+_GRADIENT = attrgetter("grad")
 
 
 class _NoLaunch:
@@ -257,6 +264,33 @@ def _print_handed_out(count: int, rounds: int) -> None:
     print(f"{count:>9} {statistics.median(asked):>18.2f} {saved:>25.2f}", flush=True)
 
 
+def _print_asked(count: int, rounds: int) -> None:
+    """Ask of parameters and gradients what a recorded step asks, and do nothing with the answers."""
+    weights = list(_weights(count).parameters())
+    same = list(weights)
+    times: defaultdict[str, list[float]] = defaultdict(list)
+
+    def ask(what: str, question: Callable[[], Any]) -> Any:
+        start = time.thread_time()
+        answer = question()
+        times[what].append((time.thread_time() - start) * 1e3)
+        return answer
+
+    for _ in range(rounds):
+        for weight in weights:
+            weight.grad = None
+        loss = torch.stack([weight.sum() for weight in weights]).sum()
+        ask("before", lambda: any(map(is_not, map(_GRADIENT, weights), repeat(None))))
+        loss.backward()
+        gradients = ask("after", lambda: list(map(_GRADIENT, weights)))
+        ask("same", lambda: all(map(is_, weights, same)))
+        ask("described", lambda of=gradients: fused.described(of))  # type: ignore[misc]
+        del gradients
+    before, after, compared, found = map(statistics.median, times.values())
+    together = before + after + compared + found
+    print(f"{count:>9} {before:>25.3f} {after:>10.3f} {compared:>17.3f} {found:>11.3f} {together:>10.3f}", flush=True)
+
+
 def bytecodes_of_step(count: int, *, clips: bool, **options: Any) -> int:
     """Count what gradwatch's own code runs in a step that samples nothing."""
     weights = list(_weights(count).parameters())
@@ -316,6 +350,9 @@ def main() -> None:
         print("gradients   handed out first   saved of the optimizer")
         for count, rounds in ROUNDS.items():
             _print_handed_out(count, rounds)
+        print("gradients   asked for: before backward   after it   same parameters   described   together")
+        for count, rounds in ROUNDS.items():
+            _print_asked(count, rounds)
         print("gradients   bytecodes: gradients   with a clip call   default")
         for count in (150, 1_000):
             alone = {"weights_every": 0, "updates_every": 0}

@@ -158,3 +158,29 @@ def test_layouts_share_no_list_with_what_was_measured_of_other_gradients(monkeyp
     assert measure(all_of_them).parts[0].positions == [0, 1, 2]
     assert measure(fewer).parts[0].positions == [0, 2]
     assert measure(all_of_them).parts[0].positions == measure(all_of_them).parts[0].positions == [0, 1, 2]
+
+
+class Ones(Launches):
+    """In the place of the kernel that fills the table."""
+
+    def launch(self, *arguments, **options):
+        super().launch(*arguments, **options)
+        arguments[-1].fill_(1.0)
+
+
+@pytest.mark.parametrize(("broken", "counted"), [((), range(20)), (("read gradients",), (0, 16))])
+def test_zeros_are_recorded_at_each_step_as_long_as_the_kernel_reads_them(
+    monkeypatch, tmp_path, stepped, broken, counted
+):
+    from gradwatch.measure import fused_triton
+
+    launched = plant(monkeypatch, *broken)
+    monkeypatch.setattr(fused_triton, "_add", Ones("read gradients", launched, broken))
+    optimizer, weights = stepped
+    with gradwatch.attach(
+        torch.nn.ParameterList(weights), optimizer, tmp_path / "run", weights_every=0, updates_every=0
+    ):
+        for _ in range(20):
+            optimizer.step()
+    zeros = gradwatch.Run(tmp_path / "run").layers("zeros")
+    assert list(zeros.index[zeros.notna().all(axis=1)]) == list(counted)
