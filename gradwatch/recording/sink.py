@@ -328,12 +328,16 @@ def _halt_all() -> None:
     recording was opened after this import, and is closed before this.
     """
     for thread in list(_started):
-        try:
-            has_ended = thread.end(HALT_WITHIN)
-        except KeyboardInterrupt:  # whoever presses Ctrl-C again does not want to wait
-            has_ended = False
-        if not has_ended:
+        if not _has_ended(thread):
             thread.halt(HALT_WITHIN)
+
+
+def _has_ended(thread: QueueThread[Any]) -> bool:
+    """Wait for the end of a thread, no longer and no shorter where Ctrl-C is pressed again and again."""
+    deadline = time.monotonic() + HALT_WITHIN
+    while True:
+        with contextlib.suppress(KeyboardInterrupt):
+            return thread.end(max(0.0, deadline - time.monotonic()))
 
 
 if hasattr(os, "register_at_fork"):

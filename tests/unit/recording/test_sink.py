@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -180,27 +181,47 @@ def test_a_thread_in_a_call_is_told_to_stop_and_not_waited_for():
     assert worker.thread.halt(0.05)
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer that interrupts")
-def test_a_thread_is_waited_for_again_after_an_interrupt():
-    """Python before 3.13 takes a thread for dead whose join was interrupted (Thread._wait_for_tstate_lock)."""
+@contextlib.contextmanager
+def interrupted(after, every=0.0):
+    """Within it the main thread is interrupted as by Ctrl-C, after so many seconds."""
 
     def interrupt(number, frame):
         raise KeyboardInterrupt
 
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, after, every)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer that interrupts")
+def test_a_thread_is_waited_for_again_after_an_interrupt():
+    """Python before 3.13 takes a thread for dead whose join was interrupted (Thread._wait_for_tstate_lock)."""
     worker = Worker()
     worker.thread.put(1)
     worker.waits_for.clear()
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        with pytest.raises(KeyboardInterrupt):
-            worker.thread.end(10)
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with interrupted(0.1), pytest.raises(KeyboardInterrupt):
+        worker.thread.end(10)
     assert not worker.thread.end(0.05), "it is still at work"
     worker.waits_for.set()
     assert worker.thread.end(10)
     assert worker.taken == [1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer that interrupts")
+def test_the_exit_waits_for_a_thread_while_it_is_interrupted_again_and_again(monkeypatch):
+    monkeypatch.setattr(sink, "HALT_WITHIN", 60.0)
+    worker = Worker()
+    monkeypatch.setattr(sink, "_started", [worker.thread])
+    worker.thread.put(1)
+    worker.waits_for.clear()
+    threading.Timer(1.0, worker.waits_for.set).start()
+    with interrupted(0.2, every=0.5):
+        sink._halt_all()
+    assert (worker.thread.ended, worker.thread.fault, worker.taken) == (True, None, [1])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
