@@ -62,8 +62,7 @@ def train(
     groups = [{"params": [p for name, p in named.items() if name != faster], "lr": RATES[optimizer]}]
     if faster is not None:
         groups.append({"params": [named[faster]], "lr": FASTER * RATES[optimizer]})
-    kind, options = (torch.optim.AdamW, {}) if optimizer == "adamw" else (torch.optim.SGD, {"momentum": 0.9})
-    stepper = kind(groups, **options)
+    stepper = torch.optim.AdamW(groups) if optimizer == "adamw" else torch.optim.SGD(groups, momentum=0.9)
     with gradwatch.attach(task.model, stepper, folder, weights_every=EVERY):
         for step in range(STEPS):
             task.players[0].loss(task.batch(step / STEPS)).backward()
@@ -96,7 +95,7 @@ def parameters_of(run: gradwatch.Run) -> list[Matrix]:
         alike = [other for other in matrices if kinds[other] == kind]
         if len(alike) <= proportions.ENOUGH:
             alike = [other for other in matrices if kinds[other] != "embedding" or other == name]
-        usual = median_of_others(beside_first[alike].to_numpy()[None])[0, alike.index(name)]
+        usual = median_of_others(np.asarray(beside_first[alike], np.float64)[None])[0, alike.index(name)]
         shown = "head" if name == matrices[-1] else kind
         found.append(Matrix(shown, ratio, float(beside_first[name] / usual)))
     return found
@@ -130,13 +129,13 @@ def report(split: str, chosen: dict[str, Callable[[Variant], Task]], seeds: int,
     print(f"\n{split}: {', '.join(chosen)}; {runs} healthy trainings, {false} matrices told in them")
     heads = f"{'update_ratio: least, median, 95 %, most':>40}{'times the others: the same':>38}{'bound':>8}"
     print(f"{'':<22}{heads}")
-    for kind, found in sorted(healthy.items()):
-        bound = "-" if kind == "gains and biases" else f"{OF_EMBEDDINGS if kind == 'embedding' else TIMES:g}"
+    for label, found in sorted(healthy.items()):
+        bound = "-" if label == "gains and biases" else f"{OF_EMBEDDINGS if label == 'embedding' else TIMES:g}"
         ratios, times = quantiles(one.ratio for one in found), quantiles(one.times for one in found)
-        print(f"{kind:<18}{len(found):>4}{ratios:>40}{times:>38}{bound:>8}")
-    for kind, told in sorted(faults.items()):
-        named, others = sum(hit for hit, _ in told), sum(extra for _, extra in told)
-        print(f"{kind} at {FASTER:g} times the rate: {named} of {len(told)} told, {others} others")
+        print(f"{label:<18}{len(found):>4}{ratios:>40}{times:>38}{bound:>8}")
+    for label, each in sorted(faults.items()):
+        named, others = sum(hit for hit, _ in each), sum(extra for _, extra in each)
+        print(f"{label} at {FASTER:g} times the rate: {named} of {len(each)} told, {others} others")
 
 
 def main() -> None:
