@@ -43,6 +43,7 @@ from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import came_back, noise_of, robust_deviation
 from gradwatch.record import Event
 from gradwatch.text import number
+from gradwatch.text import share as percentage
 
 MIN_LOSSES = 15  # losses without which the course of the loss is not judged
 MIN_LEFT_LOSSES = 4  # losses: of so few only those are judged that leave all before for good, or climb to the end
@@ -68,6 +69,8 @@ EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that 
 CALM_RATIO, OUT_OF_NOISE = 1.5, 4.0  # of the best level, and times the noise: growth has begun above both
 CALM_STEPS, CALM_NOISE_STEPS = 9, 50  # before a step: those that make its level, and those that make their noise
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
+NEXT_TO_NOTHING = 1e-6  # of the strongest parameter's entries
+MOST_SAMPLES, SOME_SAMPLES, MIN_SAMPLES = 0.5, 0.1, 50  # shares of the sampled steps, and least number of them
 LEARNT, ROUNDING, DECADES = 0.3, 1e-6, 0.8  # of the first loss; of the loss; of those that norms which fade pass
 MOST_LISTED = 30  # steps that a finding lists: norms with a heavy tail have dozens that stand out
 
@@ -613,8 +616,10 @@ def vanishing(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Report gradients that shrink towards the input, or that fade over the run."""
     events = [e for e in optimizer.events if e.kind == "vanishing" and e.severity != "info"]
     events = [e for e in events if e.parameter is None or _is_small(optimizer, e.parameter)]
-    if not events or _has_converged(optimizer):
+    if _has_converged(optimizer):
         return None
+    if not events:
+        return _vanishing_at_most_steps(facts, optimizer)
     first = events[0]
     names = tuple(dict.fromkeys(str(e.parameter) for e in events if e.parameter))
     where = f" in {names[0]}" if names else ""
@@ -634,8 +639,64 @@ def vanishing(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         " without residual connections or normalisation",
         remedy="use residual connections, normalisation or activations that do not saturate, and an initialisation"
         " for them; clipping and the learning rate do not help",
-        confirm="compare the norms per layer: `gradwatch report --layers 100`",
+        confirm=_COMPARE_LAYERS,
     )
+
+
+_COMPARE_LAYERS = "compare the norms per layer: `gradwatch report --layers 100`"
+
+
+def _vanishing_at_most_steps(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Report matrices whose gradient is next to nothing at most steps, though not at each of 100 in a row."""
+    shares = _shares_of_vanished_steps(optimizer)
+    if not shares:
+        return None
+    name, share = max(shares.items(), key=lambda found: found[1])
+    late = optimizer.norms.index[len(optimizer.norms) // 2 :]
+    return Finding(
+        code="vanishing",
+        severity="warning",
+        certainty="shown",
+        what=f"gradients{facts.of(optimizer)} vanish in {name} at most steps: in the second half of the run they are"
+        f" next to nothing beside the strongest layer's at {percentage(share)} of the steps",
+        optimizer=optimizer.name,
+        parameters=tuple(shares),
+        steps=(int(late[0]), int(late[-1])),
+        evidence={
+            "vanished_steps": Quantity(share, "share of the sampled steps of the second half"),
+            "limit": Quantity(NEXT_TO_NOTHING, "of the strongest layer's entries"),
+        },
+        cause="a saturated activation passes a gradient for few inputs only: attention scores that are not divided by"
+        " the root of the width, or inputs of a sigmoid or tanh that are far from 0, also of weights that large updates"
+        " have thrown there",
+        remedy="scale or normalise what goes into the softmax, sigmoid or tanh; if these gradients were well at first,"
+        " lower the learning rate; clipping does not help",
+        confirm=_COMPARE_LAYERS,
+    )
+
+
+def _shares_of_vanished_steps(optimizer: OptimizerFacts) -> dict[str, float]:
+    """Of each matrix whose gradient vanishes at most sampled steps of the second half: the share of these steps.
+
+    Exact zeros alone are no saturation: an expert that is not chosen has them. So some of them must be above 0.
+    """
+    late = optimizer.norms.iloc[len(optimizer.norms) // 2 :]
+    if len(late) < MIN_SAMPLES:
+        return {}
+    rms = _rms(optimizer, late.to_numpy(float))
+    strongest = np.fmax.reduce(rms, axis=1, initial=0.0)[:, None]
+    vanished = rms < NEXT_TO_NOTHING * strongest
+    share, above_zero = vanished.mean(axis=0), (vanished & (rms > 0)).mean(axis=0)
+    found = (share > MOST_SAMPLES) & (above_zero > SOME_SAMPLES)
+    matrices = {info.name for info in optimizer.parameters if len(info.shape) > 1}
+    names = map(str, late.columns)
+    return {name: float(share[i]) for i, name in enumerate(names) if found[i] and name in matrices}
+
+
+def _rms(optimizer: OptimizerFacts, norms: Array) -> Array:
+    """Root mean square of each gradient's entries, (steps, parameters); NaN where it is not finite."""
+    rms = norms / np.sqrt(np.maximum(optimizer.entries, 1.0))
+    return np.where(np.isfinite(rms), rms, np.nan)
 
 
 def _has_converged(optimizer: OptimizerFacts) -> bool:
@@ -654,20 +715,19 @@ def _has_converged(optimizer: OptimizerFacts) -> bool:
 
 
 def _is_small(optimizer: OptimizerFacts, parameter: str) -> bool:
-    """Whether entries of a parameter's gradient are small beside those of the median parameter.
+    """Whether entries of a parameter's gradient are small beside those of the median or the strongest parameter.
 
     The detector compares gradients relative to their weights, and beside a parameter that begins near 0 the
-    gradients of all others look small.
+    gradients of all others look small. Where most gradients vanish, that of the median parameter does too.
     """
     if parameter not in optimizer.norms.columns:
         return True
-    rms = optimizer.norms.to_numpy(float) / np.sqrt(np.maximum(optimizer.entries, 1.0))
-    finite = np.where(np.isfinite(rms), rms, np.nan)
+    finite = _rms(optimizer, optimizer.norms.to_numpy(float))
     levels = np.array(
         [np.median(column[~np.isnan(column)]) if (~np.isnan(column)).any() else np.nan for column in finite.T]
     )
     own = levels[list(optimizer.norms.columns).index(parameter)]
-    return not own > VANISHED_RATIO * float(np.nanmedian(levels))
+    return not own > max(VANISHED_RATIO * float(np.nanmedian(levels)), NEXT_TO_NOTHING * float(np.nanmax(levels)))
 
 
 def desync(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:

@@ -10,7 +10,7 @@ from gradwatch.analysis.diagnosis.growth import is_diverging
 from gradwatch.testing import replaced, steady, stream
 from gradwatch.text import number
 
-from .made import calm, changed, codes, falling, run_of, the
+from .made import calm, changed, codes, falling, parameters, run_of, the, with_layers, with_weights
 
 
 def test_growth_from_the_first_step_on(tmp_path):
@@ -239,8 +239,6 @@ def test_scaling_norms_and_losses_changes_no_finding(tmp_path):
 
 
 def test_deep_layers_whose_gradient_vanishes(tmp_path):
-    from .made import parameters, with_layers, with_weights
-
     names = parameters("0.weight", "1.weight", "2.weight")
     records = with_weights(with_layers(calm(400), [1e-9, 1e-4, 1.0], names), [1, 1, 1], [1e-3, 1e-3, 1e-3])
     found = the(run_of(tmp_path, records), "vanishing")
@@ -248,6 +246,41 @@ def test_deep_layers_whose_gradient_vanishes(tmp_path):
     assert found.severity == "warning"
     alike = with_weights(with_layers(calm(400), [0.1, 0.4, 1.0], names), [1, 1, 1], [1e-3, 1e-3, 1e-3])
     assert "vanishing" not in codes(run_of(tmp_path / "near", alike))
+
+
+@pytest.mark.parametrize(("gradient", "told"), [(1e-14, True), (1e-5, False)])
+def test_gradients_that_vanish_in_most_layers_are_told_beside_the_few_that_have_some(tmp_path, gradient, told):
+    """Highways whose gates are shut: the median parameter is one of those that vanish.
+
+    The last parameter's weights begin near 0, so that beside it all others look weak to the detector.
+    """
+    names = parameters("gates.0.weight", "gates.1.weight", "gates.2.weight", "enter.weight", "head.weight")
+    records = with_layers(calm(400), [gradient, gradient, gradient, 0.3, 0.5], names)
+    run = run_of(tmp_path, with_weights(records, [1, 1, 1, 1, 1e-2], [1e-3] * 5))
+    assert any(event.kind == "vanishing" for event in run.summary().events), "the detector sees it in each case"
+    assert ("vanishing" in codes(run)) == told
+
+
+@pytest.mark.parametrize(
+    ("low", "share", "told"),
+    [
+        pytest.param(1e-20, 0.7, True, id="a saturated softmax"),
+        pytest.param(1e-20, 0.3, False, id="at few steps"),
+        pytest.param(1e-4, 0.7, False, id="small but not vanished"),
+        pytest.param(0.0, 0.7, False, id="an expert that is not chosen"),
+    ],
+)
+def test_gradients_that_vanish_at_most_steps_but_not_in_a_row(tmp_path, low, share, told):
+    names = parameters("query.weight", "value.weight")
+    is_low = np.random.default_rng(0).random(300) < share
+    norms = np.column_stack([np.where(is_low, low, 0.4), np.full(300, 0.5)])
+    run = run_of(tmp_path, with_layers(calm(300), norms, names))
+    assert not [event for event in run.summary().events if event.kind == "vanishing"], "never 100 steps in a row"
+    assert ("vanishing" in codes(run)) == told
+    if told:
+        found = the(run, "vanishing")
+        assert found.parameters == ("query.weight",)
+        assert found.evidence["vanished_steps"].value == pytest.approx(is_low[150:].mean())
 
 
 @pytest.mark.parametrize(
