@@ -95,8 +95,19 @@ def is_apart(losses: Array, levels: list[float]) -> bool:
     >>> is_apart(falling, [2.0 - 0.1 * i for i in range(10)])
     False
     """
+    last = last_losses(losses)
     best = np.array_split(losses, len(levels))[int(np.argmin(levels))]
-    return float(np.quantile(last_losses(losses), LOW)) > float(np.quantile(best, HIGH))
+    return float(np.quantile(last, LOW)) > float(np.quantile(_until_it_leaps(best, last), HIGH))
+
+
+def _until_it_leaps(best: Array, last: Array) -> Array:
+    """The best tenth without the rows at its end that lie above all last losses: there the loss has left already.
+
+    >>> _until_it_leaps(np.array([0.2, 0.1, 11.0]), np.array([2.8, 2.9])).tolist()
+    [0.2, 0.1]
+    """
+    calm = np.flatnonzero(best <= last.max())
+    return best[: calm[-1] + 1] if len(calm) else best
 
 
 def is_mostly_above(losses: Array, many: int) -> bool:
@@ -131,9 +142,10 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
     losses, levels = optimizer.history.losses, optimizer.history.loss_levels
     if len(losses) < MIN_LOSSES or optimizer.has_rivals or not is_apart(losses, levels):
         return False
-    best = int(np.argmin(levels))
-    step = _end_of_level(optimizer, best)
-    low, last, first = levels[best], float(np.median(last_losses(losses))), first_loss(losses)
+    best, ends = int(np.argmin(levels)), last_losses(losses)
+    calm = _until_it_leaps(np.array_split(losses, len(levels))[best], ends)
+    step = int(np.array_split(optimizer.history.loss_steps, len(levels))[best][len(calm) - 1])
+    low, last, first = levels[best], float(np.median(ends)), first_loss(losses)
     if restarts_after(optimizer, step) or _learns_again(losses, levels):
         return False
     if values_grew(optimizer):

@@ -376,7 +376,7 @@ def _nan_after_growth(optimizer: OptimizerFacts) -> Event | None:
 
 def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
     """Whether the loss ended far above its best, by its own noise and progress, and the norms have changed as well."""
-    if course is None:
+    if course is None or _lost_its_gradient(optimizer):
         return False
     if optimizer.history.has_surrogate_loss:
         return grows_beside_a_reward(optimizer)
@@ -386,6 +386,13 @@ def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
     if is_left or (not optimizer.has_rivals and (climbs_to_the_end(*rows) or leaves_at_the_end(*rows))):
         return True
     return not values_grew(optimizer) and _is_far_above_its_best(optimizer, course)
+
+
+def _lost_its_gradient(optimizer: OptimizerFacts) -> bool:
+    """Whether the last norms are exactly 0 and the loss ends no higher than it began: units died, nothing grew."""
+    losses, norms = optimizer.history.losses, optimizer.total_norm
+    last = norms[-max(MIN_LOSSES, len(norms) // 10) :]
+    return not last.any() and optimizer.history.loss_levels[-1] <= losses[0]
 
 
 def _is_far_above_its_best(optimizer: OptimizerFacts, course: Loss) -> bool:

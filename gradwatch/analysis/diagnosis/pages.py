@@ -112,7 +112,8 @@ PAGES: dict[str, Page] = {
         example="GRPO where every completion of a group gets the same reward: the advantage is 0, and so is the"
         " gradient.",
         confirm="Print the advantage, the sum of the mask, or the inputs of the loss.",
-        fix="Vary the rewards or raise the sampling temperature; check masks and labels.",
+        fix="Vary the rewards or raise the sampling temperature; check masks and labels. Where the gradient is gone"
+        " from one step on, an update has thrown every unit off: go back to a checkpoint from before it.",
         sources=("https://github.com/huggingface/trl/issues/3857",),
     ),
     "constant-loss": Page(

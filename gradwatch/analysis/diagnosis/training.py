@@ -302,24 +302,59 @@ def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None  # the gradients went to parameters that no optimizer holds
     if facts.is_imported and not norms.any() and _moves(optimizer.history.losses):
         return _not_the_norm(facts, optimizer)
+    gone_from = _gradient_gone_from(optimizer)
+    if gone_from is not None:
+        when, cause, remedy = f"from step {gone_from} to the end", _UNITS_DIED, _back_before(gone_from)
+    else:
+        when, cause, remedy = f"at {percentage(share)} of the steps", _NO_INFLUENCE, _LOOK_AT_INPUTS
     return Finding(
         code="zero-gradients",
         severity=_severity_of_zeros(facts, optimizer, share, few=few),
         certainty="likely" if few else "shown",
-        what=f"the gradient{facts.of(optimizer)} is {_nothing(optimizer)} at {percentage(share)} of the steps, so they"
-        " train nothing",
+        what=f"the gradient{facts.of(optimizer)} is {_nothing(optimizer)} {when}, so these steps train nothing",
         optimizer=optimizer.name,
-        steps=optimizer.span,
+        steps=optimizer.span if gone_from is None else (gone_from, int(optimizer.steps[-1])),
         evidence={
             "zero_gradient_steps": Quantity(share, "share of steps"),
             "total_norm_median": Quantity(float(np.median(norms)), "norm"),
         },
-        cause="the loss does not depend on the parameters at these steps: equal rewards within every group (GRPO"
-        " without advantage), a mask that hides every token, a saturated or clamped output, or a loss times 0",
-        remedy="look at the inputs of the loss: vary the rewards or raise the sampling temperature, check the mask and"
-        " the labels; neither clipping nor the learning rate matters here",
-        confirm="print the advantage, the sum of the mask, or the inputs of the loss at one step",
+        cause=cause,
+        remedy=remedy,
+        confirm="print the advantage, the sum of the mask, or the inputs of the loss at one step"
+        if gone_from is None
+        else "print the share of units above 0 after each activation, for one batch",
     )
+
+
+_NO_INFLUENCE = (
+    "the loss does not depend on the parameters at these steps: equal rewards within every group (GRPO"
+    " without advantage), a mask that hides every token, a saturated or clamped output, or a loss times 0"
+)
+_LOOK_AT_INPUTS = (
+    "look at the inputs of the loss: vary the rewards or raise the sampling temperature, check the mask and"
+    " the labels; neither clipping nor the learning rate matters here"
+)
+_UNITS_DIED = (
+    "an update too large for the weights left every unit below 0, or saturated, for all inputs; or the loss does not"
+    " depend on the parameters from there on"
+)
+
+
+def _back_before(step: int) -> str:
+    return (
+        f"go back to a checkpoint from before step {step}, and look at the batch and the learning rate there; clipping"
+        " limits such an update"
+    )
+
+
+def _gradient_gone_from(optimizer: OptimizerFacts) -> int | None:
+    """The step from which every norm is exactly 0, of a training without rewards whose steps before had a gradient."""
+    norms = optimizer.total_norm
+    alive = np.flatnonzero(norms != 0)  # NaN is a gradient too
+    if len(optimizer.history.rewards) or len(alive) < MIN_STEPS or len(norms) - alive[-1] <= MIN_ZERO_STEPS_AT_END:
+        return None
+    begin = int(alive[-1]) + 1
+    return int(optimizer.steps[begin]) if len(alive) > MOST_STEPS * begin else None
 
 
 def _losses_are_lost(optimizer: OptimizerFacts) -> bool:

@@ -25,6 +25,15 @@ def test_a_loss_that_leaps_and_ends_at_four_times_its_best(tmp_path):
     assert not {"spike", "loss-regressed"} & set(codes(run_of(tmp_path / "again", stream(LEAP, losses=THROWN))))
 
 
+@pytest.mark.parametrize(("end", "told"), [(2.8, True), (0.25, False)])
+def test_a_leap_in_the_last_row_of_the_best_tenth_of_a_short_log(tmp_path, end, told):
+    """Of 30 rows the third in the best tenth is the leap; a loss that comes back from it is well."""
+    losses = [*falling(18, 2.3, 0.3, 0.02), 0.19, 0.2, 11.8, *falling(9, end, end, 0.05)]
+    norms = [*steady(20, level=0.5), 7.5, *steady(9, level=0.4)]
+    run = run_of(tmp_path, stream(norms, losses=losses), meta={"source": "trainer"})
+    assert ("diverged" in codes(run)) == told
+
+
 def test_a_loss_of_a_language_model_is_judged_by_its_noise(tmp_path):
     """It ends at 1.3 times its best, at half of the height from which it fell."""
     losses = [*falling(100, 10.8, 5.8, 0.005), *falling(60, 7.5, 7.4, 0.005)]

@@ -112,6 +112,20 @@ def test_two_rows_without_a_gradient_tell_where_each_stands_for_several_steps(tm
     assert found == ([("warning", "likely")] if told else [])
 
 
+@pytest.mark.parametrize(("after", "told"), [(0.34, {"zero-gradients"}), (34.0, {"zero-gradients", "diverged"})])
+def test_a_gradient_that_is_gone_from_a_step_on_is_no_divergence_unless_the_loss_stays_above_its_start(
+    tmp_path, after, told
+):
+    """One batch kills every unit: the loss leaps once, and stands at what an output of 0 costs."""
+    norms = [*steady(30), *[0.0] * 70]
+    losses = [0.93, *falling(29, 0.12, 0.1, 0.02), 5e13, *falling(69, after, after, 0.02)]
+    run = run_of(tmp_path, stream(norms, losses=losses), meta={"source": "trainer"})
+    assert {"zero-gradients", "diverged"} & set(codes(run)) == told
+    found = the(run, "zero-gradients")
+    assert (found.severity, found.steps) == ("warning", (30, 99))
+    assert "before step 30" in found.remedy
+
+
 def test_no_threshold_is_advised_to_a_training_without_gradient(tmp_path):
     advice = run_of(tmp_path, stream([0.0] * 400, losses=[0.0] * 400)).recommend()
     assert advice.max_norm is None
