@@ -58,6 +58,7 @@ class Examination:
 
 
 COST_GOAL = 0.03  # of a step: what recording may take, as docs/benchmarks.md has it
+LATE_OPTIMIZERS = 20  # made after the first step: a loop that makes them may let none of them step twice
 SHORT_STEP = 0.01  # seconds: of a shorter one the part of recording that every model has is more than the goal
 
 # Codes of findings that a few steps always have. The last is reported with the clip calls.
@@ -73,7 +74,7 @@ class _Enough(BaseException):
 def examine(program: Program, steps: int = 5) -> Examination:
     """Run the program in this process until an optimizer has made ``steps`` steps or the program ends.
 
-    The program prints as usual.
+    It ends sooner where the program keeps making optimizers. The program prints as usual.
     """
     with tempfile.TemporaryDirectory(prefix="gradwatch-") as folder:
         found: list[_Listener] = []
@@ -115,6 +116,7 @@ class _Listener:
         self._discovery: Discovery = Discovery(RecordingPlan(run=folder))
         self._sites: dict[str, _Site] = {}
         self._backwards = 0
+        self._first_optimizers: int | None = None  # made before the first step
         self._scales: list[float] = []
         self._unscaled = self._was_unscaled = False
         self._route = ""
@@ -134,7 +136,10 @@ class _Listener:
             return
         if len(self._clock) < watch.steps:
             self._clock.append((time.perf_counter(), watch.overhead_seconds))
-        if watch.steps >= self._wanted and not watch.steps_within_backward:
+        if self._first_optimizers is None:
+            self._first_optimizers = self._discovery.optimizers_seen
+        keeps_making = self._discovery.optimizers_seen >= self._first_optimizers + LATE_OPTIMIZERS
+        if (watch.steps >= self._wanted or keeps_making) and not watch.steps_within_backward:
             raise _Enough
 
     def before_backward(self, tensors: Sequence[Tensor]) -> None:

@@ -290,8 +290,8 @@ PAGES: dict[str, Page] = {
         cure="script",
         meaning="Three or more optimizers of one class train the same weights one after another. Each begins without"
         " the momentum and the second moments of the one before. If they have no such state, this is information.",
-        example="`optimizer = Adam(model.parameters())` inside the loop over epochs.",
-        confirm="Print `id(optimizer)` at the start of each epoch.",
+        example="`optimizer = Adam(model.parameters())` inside the loop over epochs, or over batches.",
+        confirm="Print `id(optimizer)` at each pass of the loop.",
         fix="Create the optimizer once, before the loop. To lower its rate, use a scheduler.",
     ),
     "loss-scale": Page(

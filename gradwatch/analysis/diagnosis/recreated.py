@@ -11,9 +11,11 @@ import numpy as np
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
 from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.text import count
 
 MIN_OPTIMIZERS = 3  # one after another: two are a change of the optimizer, which is usual
 MIN_STEPS = 3  # of each
+MIN_BRIEF = 10  # optimizers of fewer steps each: where one of them ended is not known
 CONTINUED = 0.25  # of the distance from the first norm of the weights: how far from its end the next one may begin
 MOST = 0.8  # of the pairs
 
@@ -22,8 +24,10 @@ def turns(facts: Facts) -> list[OptimizerFacts]:
     """The optimizers of one class that took over the same weights one after another, in order of time."""
     alike = defaultdict(list)
     for optimizer in facts.optimizers:
-        if len(optimizer.frame) >= MIN_STEPS:
-            alike[optimizer.class_name, tuple(optimizer.names)].append(optimizer)
+        is_brief = len(optimizer.frame) < MIN_STEPS
+        shapes = tuple((info.name, info.shape) for info in optimizer.parameters)
+        if len(optimizer.frame):
+            alike[optimizer.class_name, shapes, is_brief].append(optimizer)
     return next((found for group in alike.values() if (found := _in_turn(group))), [])
 
 
@@ -32,9 +36,23 @@ def _in_turn(group: Sequence[OptimizerFacts]) -> list[OptimizerFacts]:
     pairs = list(itertools.pairwise(ordered))
     if len(ordered) < MIN_OPTIMIZERS or not all(_clock(a)[-1] <= _clock(b)[0] for a, b in pairs):
         return []
+    if len(ordered[0].frame) < MIN_STEPS:
+        return ordered if _walk(ordered) else []
     start = _weight_norms(ordered[0])[0]
     went_on = sum(_goes_on(a, b, start) for a, b in pairs)
     return ordered if went_on >= MOST * len(pairs) else []
+
+
+def _walk(ordered: Sequence[OptimizerFacts]) -> bool:
+    """Whether the weights of many brief optimizers begin near those of the one before, and far from the first.
+
+    New models begin as far from one another as from the first, and copies of one model begin alike.
+    """
+    if len(ordered) < MIN_BRIEF or any(optimizer.weights.empty for optimizer in ordered):
+        return False
+    norms = np.stack([optimizer.weights.iloc[0].to_numpy(float) for optimizer in ordered])  # (optimizers, parameters)
+    moved, away = (np.linalg.norm(d, axis=1) for d in (np.diff(norms, axis=0), norms[1:] - norms[0]))
+    return bool(0 < np.median(moved) < CONTINUED * np.median(away))  # False where a norm is not finite
 
 
 def _clock(optimizer: OptimizerFacts) -> Array:
@@ -62,25 +80,27 @@ def optimizer_recreated(facts: Facts) -> Finding | None:
     if not found:
         return None
     steps = [len(optimizer.frame) for optimizer in found]
-    first = found[0]
+    each, first = int(np.median(steps)), found[0]
+    loop = "batches" if each < MIN_STEPS else "epochs"
     has_state = bool(first.settings.get("momentum")) or bool(first.settings.get("betas"))
+    lost = "each begins without the momentum of the one before" if has_state else "each is made anew"
     kind = first.class_name or "an unknown class"
     return Finding(
         code="optimizer-recreated",
         severity="warning" if has_state else "info",
         certainty="likely",
-        what=f"{len(found)} optimizers ({kind}) train the same weights one after another, for {int(np.median(steps))}"
-        " steps each: " + ("each begins without the momentum of the one before" if has_state else "each is made anew"),
+        what=f"{len(found)} optimizers ({kind}) train the same weights one after another, for {count(each, 'step')}"
+        f" each: {lost}",
         optimizer=first.name,
         evidence={
             "optimizers": Quantity(len(found), "optimizers"),
-            "steps_each": Quantity(int(np.median(steps)), "steps, median"),
+            "steps_each": Quantity(each, "steps, median"),
             "steps": Quantity(sum(steps), "steps, of all of them"),
         },
-        cause="the optimizer is created inside the loop over epochs, or a function that creates it is called again",
+        cause=f"the optimizer is created inside the loop over {loop}, or a function that creates it is called again",
         remedy="create the optimizer once, before the loop; to lower its rate use a scheduler, or set"
         ' param_group["lr"]',
-        confirm="print id(optimizer) at the start of each epoch",
+        confirm="print id(optimizer) at each pass of the loop",
     )
 
 

@@ -71,6 +71,28 @@ def test_a_script_is_stopped_after_the_steps_and_its_clip_calls_are_told(tmp_pat
     assert "ms a step in the training thread" in told["cost"]
 
 
+def test_a_script_that_makes_an_optimizer_for_each_batch_is_stopped_and_told(tmp_path):
+    _, has_problem, observations, printed = examined(
+        tmp_path,
+        """
+        import torch
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        x = torch.randn(64, 4)
+        for step in range(1000):
+            print("step", step)
+            optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+            (model(x) - x.sum(1, keepdim=True)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        """,
+        steps=5,
+    )
+    assert 10 <= len(printed) < 100
+    assert has_problem
+    (told,) = [text for mark, about, text in observations if (mark, about) == ("problem", "diagnosis")]
+    assert "optimizers (Adam) train the same weights one after another, for 1 step each" in told
+
+
 @pytest.mark.parametrize("scale", [0.5, None])
 def test_gradients_that_the_script_changes_by_itself_are_told(tmp_path, scale):
     _, has_problem, observations, _ = examined(

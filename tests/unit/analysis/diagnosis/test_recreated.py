@@ -7,7 +7,27 @@ from torch import nn
 import gradwatch
 from gradwatch import Run
 
+from ....prepared import forked
 from .made import codes, the
+
+BRIEF = """
+import copy, torch
+from torch import nn
+torch.manual_seed(0)
+x = torch.randn(64, 8)
+y = x.sum(1, keepdim=True)
+def net():
+    return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+model, optimizer = net(), None
+for turn in range({turns}):
+    weights = {weights}
+    optimizer = {optimizer}
+    for _ in range({steps}):
+        loss = (weights(x) - y).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+"""
 
 
 def trained(folder, make, epochs=5, steps=12, anew=False, lr=0.05):
@@ -52,3 +72,34 @@ def test_without_state_it_is_information(tmp_path):
 )
 def test_what_is_no_recreation(tmp_path, epochs, anew):
     assert "optimizer-recreated" not in codes(trained(tmp_path / "run", adam, epochs=epochs, anew=anew))
+
+
+def brief(folder, weights="model", optimizer="torch.optim.NAdam(weights.parameters(), lr=4e-3)", steps=1, turns=60):
+    """A script as `gradwatch run` records it that makes an optimizer for every few steps."""
+    (folder / "train.py").write_text(BRIEF.format(weights=weights, optimizer=optimizer, steps=steps, turns=turns))
+    done = forked().run(["-m", "gradwatch", "run", "--run", str(folder / "run"), str(folder / "train.py")], folder)
+    assert done.returncode == 0, done.stderr
+    return Run(folder / "run")
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_an_optimizer_for_each_batch(tmp_path, steps):
+    run = brief(tmp_path, steps=steps)
+    found = the(run, "optimizer-recreated")
+    assert found.severity == "warning"
+    assert (found.evidence["optimizers"].value, found.evidence["steps_each"].value) == (60, steps)
+    assert "batches" in found.cause
+    assert "too-short" not in codes(run)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({"weights": "net()"}, id="a new model each time"),
+        pytest.param({"weights": "copy.deepcopy(model)"}, id="a copy of one model each time"),
+        pytest.param({"optimizer": "optimizer or torch.optim.NAdam(weights.parameters(), lr=4e-3)"}, id="one"),
+        pytest.param({"turns": 5}, id="few"),
+    ],
+)
+def test_brief_optimizers_that_are_no_recreation(tmp_path, more):
+    assert "optimizer-recreated" not in codes(brief(tmp_path, **more))
