@@ -69,6 +69,7 @@ _REPEATED_BY = {
         "threshold-too-low",
         "zero-gradients",
         "clip-starves",
+        "eps-starvation",
         "learning-rate-too-high",
         "no-progress",
     },

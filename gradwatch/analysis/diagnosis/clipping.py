@@ -22,6 +22,7 @@ NOTHING_COEF = 1e-6  # clip coefficient: what is left is nothing for an optimize
 LOW_COEF = 0.1  # mean clip coefficient: the learning rate is in effect a tenth of what it says
 DOMINANT_SHARE = 0.99  # of the squared norm
 FAR_BELOW_EPS = 0.1  # of Adam's eps: the update is less than a tenth of what the learning rate says
+LEARNT = 0.5  # of the first loss
 STARVED_ENTRIES = 0.5  # share of the entries
 STARVED_COEF = 0.02  # clip coefficient: for an optimizer that follows the gradient the rest hardly moves
 IDLE_RATIO = 2.0  # times the largest norm: a threshold that never acts
@@ -52,7 +53,8 @@ def clipped_to_nothing(facts: Facts, optimizer: OptimizerFacts) -> Finding | Non
     is_zero = max(norm_zero, value_zero) > MOST_STEPS
     if not (is_zero or (tiny and optimizer.history.follows_gradient) or _is_below_eps(optimizer)):
         return None
-    threshold = frame["max_norm"].dropna() if norm_zero >= value_zero else frame["clip_value"].dropna()
+    by_value = value_zero > norm_zero or not frame["max_norm"].notna().any()
+    threshold = frame["clip_value" if by_value else "max_norm"].dropna()
     number = float(threshold.iloc[-1]) if len(threshold) else 0.0
     return Finding(
         code="clipped-to-nothing",
@@ -74,15 +76,34 @@ def clipped_to_nothing(facts: Facts, optimizer: OptimizerFacts) -> Finding | Non
 
 def _is_below_eps(optimizer: OptimizerFacts) -> bool:
     """Whether clipping leaves most entries far below the eps that they are divided by, and one parameter is not why."""
-    rows = _clipped_rows(optimizer) if divides_each_entry(optimizer) else None
     eps = traits_of(optimizer.class_name, optimizer.settings).eps
-    if rows is None or eps is None or _owners(optimizer, _shares_of_norm(rows[0])).any():
+    if eps is None or not divides_each_entry(optimizer) or _learns(optimizer):
         return False
-    rms = rows[0] / np.sqrt(np.maximum(optimizer.entries, 1.0))
-    with np.errstate(invalid="ignore"):
-        before, after = (np.nanmedian(each, axis=0) for each in (rms, rms * rows[1][:, None]))
-    low = (after < FAR_BELOW_EPS * eps) & (before > eps)
-    return float(optimizer.entries[low].sum()) > MOST_STEPS * float(optimizer.entries.sum())
+    if float((optimizer.frame["clip_value"] < FAR_BELOW_EPS * eps).mean()) > MOST_STEPS:  # no entry is larger
+        return _share_of_entries(optimizer, _rms(optimizer, optimizer.norms.to_numpy(float)) > eps) > MOST_STEPS
+    rows = _clipped_rows(optimizer)
+    if rows is None or _owners(optimizer, _shares_of_norm(rows[0])).any():
+        return False
+    before, after = _rms(optimizer, rows[0]), _rms(optimizer, rows[0] * rows[1][:, None])
+    return _share_of_entries(optimizer, (after < FAR_BELOW_EPS * eps) & (before > eps)) > MOST_STEPS
+
+
+def _learns(optimizer: OptimizerFacts) -> bool:
+    """Whether the loss fell to half: below eps Adam follows the gradient, and a high rate may make up for that."""
+    levels = optimizer.history.loss_levels
+    return len(levels) > 1 and 0 < levels[-1] < LEARNT * levels[0]
+
+
+def _rms(optimizer: OptimizerFacts, norms: Array) -> Array:
+    """The root mean square of each parameter's entries, median over the samples, (parameters,)."""
+    sizes = norms / np.sqrt(np.maximum(optimizer.entries, 1.0))
+    found: Array = np.nanmedian(sizes, axis=0) if len(sizes) else np.full(norms.shape[1], np.nan)
+    return found
+
+
+def _share_of_entries(optimizer: OptimizerFacts, chosen: NDArray[np.bool_]) -> float:
+    """Of the optimizer, those of these parameters."""
+    return float(optimizer.entries[chosen].sum() / max(optimizer.entries.sum(), 1.0))
 
 
 def _shares_of_norm(norms: Array) -> Array:
@@ -178,9 +199,7 @@ def _starved(optimizer: OptimizerFacts, norms: Array, coefs: Array) -> tuple[NDA
     """Which parameters clipping starves, (parameters,), and the limit it was judged by."""
     eps = traits_of(optimizer.class_name, optimizer.settings).eps
     if divides_each_entry(optimizer) and eps is not None:
-        rms = norms / np.sqrt(np.maximum(optimizer.entries, 1.0))
-        with np.errstate(invalid="ignore"):
-            before, after = np.nanmedian(rms, axis=0), np.nanmedian(rms * coefs[:, None], axis=0)
+        before, after = _rms(optimizer, norms), _rms(optimizer, norms * coefs[:, None])
         return (after < eps) & (before >= eps), Quantity(eps, "eps of the optimizer, per entry")
     low = float(np.median(coefs)) < STARVED_COEF and optimizer.history.follows_gradient
     there: NDArray[np.bool_] = (np.nan_to_num(norms).max(axis=0) > 0) & low

@@ -4,7 +4,7 @@ import pytest
 
 from gradwatch.testing import steady, stream
 
-from .made import calm, changed, codes, parameters, run_of, the, with_layers
+from .made import calm, changed, codes, falling, parameters, run_of, the, with_layers
 
 
 @pytest.mark.parametrize(
@@ -26,10 +26,44 @@ def test_a_threshold_that_leaves_nothing(tmp_path, threshold, optimizer, found):
 OWNED = parameters("huge", "a.weight", "b.weight")
 
 
-@pytest.mark.parametrize(("threshold", "found"), [(1e-10, True), (1e-3, False)])
-def test_a_threshold_that_leaves_adam_less_than_its_eps(tmp_path, threshold, found):
-    records = with_layers(calm(300), [0.8, 0.6, 0.5], OWNED)
+def standing(steps=300):
+    return calm(steps, losses=falling(steps, start=2.3, end=2.29, noise=0.01))
+
+
+@pytest.mark.parametrize(
+    ("threshold", "losses", "found"),
+    [(1e-10, standing, True), (1e-3, standing, False), pytest.param(1e-10, calm, False, id="the loss falls")],
+)
+def test_a_threshold_that_leaves_adam_less_than_its_eps(tmp_path, threshold, losses, found):
+    records = with_layers(losses(), [0.8, 0.6, 0.5], OWNED)
     run = run_of(tmp_path, changed(records, max_norm=threshold, clip_coef=threshold), "Adam", {"lr": 0.1, "eps": 1e-8})
+    assert ("clipped-to-nothing" in codes(run)) == found
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "threshold", "losses", "found"),
+    [
+        pytest.param("Adam", 1e-10, standing, True, id="a hundredth of eps"),
+        pytest.param("SGD", 1e-10, standing, True, id="next to nothing for SGD too"),
+        pytest.param("Adam", 1e-8, standing, False, id="as large as eps: half of the update"),
+        pytest.param("Adam", 1e-10, calm, False, id="the loss falls: a rate for SGD"),
+        pytest.param("Lion", 1e-10, standing, False, id="no eps"),
+    ],
+)
+def test_a_threshold_by_value_that_leaves_adam_less_than_its_eps(tmp_path, optimizer, threshold, losses, found):
+    records = changed(with_layers(losses(), [0.8, 0.6, 0.5], OWNED), clip_value=threshold, cut_entries=27)
+    run = run_of(tmp_path, records, optimizer, {"lr": 0.1, "eps": 1e-8})
+    assert ("clipped-to-nothing" in codes(run)) == found
+    if found:
+        told = the(run, "clipped-to-nothing")
+        assert told.what.startswith("clipping at 1e-10 leaves nothing")
+        assert told.evidence["threshold"].value == threshold
+
+
+@pytest.mark.parametrize(("norm", "found"), [(1.0, True), (1e-9, False)])
+def test_gradients_that_are_below_eps_without_the_clipping(tmp_path, norm, found):
+    records = changed(with_layers(standing(), [norm, norm, norm], OWNED), clip_value=1e-10, cut_entries=27)
+    run = run_of(tmp_path, records, "Adam", {"lr": 0.1, "eps": 1e-8})
     assert ("clipped-to-nothing" in codes(run)) == found
 
 
