@@ -265,7 +265,13 @@ PAGES: dict[str, Page] = {
         " stays above its level for some steps. This is a warning if the loss is above its level for 5 % of the steps,"
         " and information below that. If the first setback is among the first hundred steps, a missing warm-up is"
         " named as a cause.",
-        also=("at least three peaks of a cyclic learning rate undo half of the progress",),
+        also=(
+            "at least three peaks of a cyclic learning rate undo half of the progress",
+            "the loss is thrown to ten times its first values for two steps or more, at three or more times that lie"
+            " apart",
+            "the loss leaps back by half of its progress from one step to the next, three times or more: that is"
+            " information, because tasks one after another begin so",
+        ),
         unless=("the spikes do not change the loss: the finding is then `spike`",),
         example="A fine-tuning in which one batch in thirty has a picture in another unit: each such step throws the"
         " network back, and it ends at 69 % instead of 95 %.",

@@ -49,6 +49,8 @@ COSTLY_STEPS = 5  # losses above the level: fewer may be chance
 REPEATED = 3  # spikes that threw the loss back
 OUTLIER_DEVIATIONS = 3.0  # robust deviations of the logarithm of a norm over that of its neighbours
 DRAWS, CHANCE = 20, 0.9  # sets of steps drawn by chance, and the quantile of what they seem to cost
+THROWN_FAR, LEAP_ROWS = 10.0, 5  # times the first losses; losses on either side of a leap, and between two leaps
+LEARNT_HALF = 0.5  # of the first loss: what is thrown back had learnt as much
 LOST_SHARE = 0.05  # of the steps: so many above the level that the training is held up
 MIN_LOSSES = 100  # losses without which the end is not compared with the best by their medians alone
 MIN_FEW_LOSSES = 30  # the same: of so few the last ones have to lie above the best ones, by a sixth
@@ -152,7 +154,8 @@ def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     if optimizer.history.has_surrogate_loss:
         return None
     if sum(setback.spikes for setback in found) < REPEATED or not _is_more_than_chance(optimizer, steps, found):
-        return _thrown_back_by_the_rate(facts, optimizer)
+        others = (_thrown_back_by_the_rate, _thrown_far_above_its_start, _leaps_back)
+        return next((told for rule in others if (told := rule(facts, optimizer)) is not None), None)
     share = sum(setback.steps for setback in found) / len(losses)
     worst = max(found, key=lambda setback: setback.after - setback.before)
     times = f" {len(found)} times" if len(found) > 1 else ""
@@ -223,6 +226,86 @@ def _thrown_back_by_the_rate(facts: Facts, optimizer: OptimizerFacts) -> Finding
         cause=f"the learning rate: its peaks of {highest:g} are too high for this training",
         remedy="lower the peaks of the schedule, or let each be lower than the last one",
         confirm="train again from the same seed with a third of the highest rate: the loss should keep its level",
+    )
+
+
+def _thrown_far_above_its_start(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Losses of ten times the first ones, at three or more times that lie apart, between which the loss is back.
+
+    Each time for two rows or more: a single one may be due to its batch, while weights that are off last. Not told of
+    several optimizers, nor beside a reward: a loss rises there as others learn.
+    """
+    history = optimizer.history
+    losses, steps = history.losses, history.loss_steps
+    if len(losses) < MIN_FEW_LOSSES or losses.min() <= 0 or facts.several or len(history.rewards):
+        return None
+    start = float(losses[: max(MIN_IN_A_ROW, len(losses) // EARLY_PARTS)].max())
+    high = np.flatnonzero(losses > THROWN_FAR * max(start, float(np.median(losses))))
+    groups = np.split(high, np.flatnonzero(np.diff(high) > LEAP_ROWS) + 1)
+    times = sum(len(group) > 1 for group in groups)
+    if times < REPEATED:
+        return None
+    worst = float(losses.max())
+    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
+    return Finding(
+        code="repeated-spikes",
+        severity="warning",
+        certainty="shown",
+        what=f"the loss{facts.of(optimizer)} was thrown far above its start {times} times: up to {number(worst)}, where"
+        f" the first ones were at most {number(start)}",
+        optimizer=optimizer.name,
+        steps=(int(steps[high[0]]), int(steps[high[-1]])),
+        evidence={
+            "setbacks": Quantity(times, "times"),
+            "steps_above_level": Quantity(len(high) / len(losses), "share of the steps with a loss"),
+            "loss_first": Quantity(start, "loss, the highest of the first ones"),
+            "loss_highest": Quantity(worst, "loss"),
+            "largest_norm": Quantity(float(norms.max()) if len(norms) else None, "norm"),
+        },
+        cause="updates that are too large for what the model computes: a learning rate at the edge of what this"
+        " training stands, or a recurrence or a product that amplifies small changes of the weights without bound",
+        remedy=_remedy(optimizer, steps[high].tolist())
+        + "; bound what is amplified (poles within the unit circle, a normalisation)",
+        confirm="train again from the same seed with a third of the learning rate: the loss should stay below its"
+        " start",
+    )
+
+
+def _leaps_back(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """A loss that loses half of its progress from one row to the next, three times or more, without a spike.
+
+    Each of the few losses after lies above each of those before. It is information: so begins each task of several.
+    """
+    losses, steps = optimizer.history.losses, optimizer.history.loss_steps
+    if len(losses) < MIN_LOSSES or facts.several:
+        return None
+    first, best = first_loss(losses), min(optimizer.history.loss_levels)
+    if not 0 < best < LEARNT_HALF * first:
+        return None
+    rows = np.lib.stride_tricks.sliding_window_view(losses, LEAP_ROWS)
+    before, after = rows[:-LEAP_ROWS].max(axis=1), rows[LEAP_ROWS:].min(axis=1)
+    at = LEAP_ROWS + np.flatnonzero(after > before + UNDONE_SHARE * (first - best))
+    if len(at) < REPEATED:
+        return None
+    when = [int(steps[place]) for place in at]
+    return Finding(
+        code="repeated-spikes",
+        severity="info",
+        certainty="shown",
+        what=f"the loss{facts.of(optimizer)} leapt back {len(at)} times from one step to the next, each time by half of"
+        f" its progress or more (first at step {when[0]}, to {number(float(np.median(rows[at[0]])))})",
+        optimizer=optimizer.name,
+        steps=(when[0], when[-1]),
+        evidence={
+            "setbacks": Quantity(len(at), "times"),
+            "loss_first": Quantity(first, "loss"),
+            "loss_best": Quantity(best, "loss, median of a tenth"),
+            "steps": Quantity(listed_steps(when), "steps"),
+        },
+        cause="something other than the updates: code that writes into the weights (pruning, a checkpoint that is"
+        " restored, a copy), or data that change at these steps (the next task of several, another order)",
+        remedy="look at what the script does at these steps; with tasks one after another it can be meant",
+        confirm="compare the weights just before and just after one of these steps, and evaluate both on one batch",
     )
 
 

@@ -52,6 +52,51 @@ def test_spikes_that_cost_nothing_are_no_repeated_spikes(tmp_path, norms, losses
     assert "repeated-spikes" not in codes(run_of(tmp_path, stream(norms, losses=losses)))
 
 
+@pytest.mark.parametrize(
+    ("height", "times", "told"),
+    [
+        pytest.param(100.0, 6, True, id="again and again"),
+        pytest.param(6.0, 6, False, id="to a few times the first losses"),
+        pytest.param(100.0, 2, False, id="twice"),
+    ],
+)
+def test_a_loss_that_is_thrown_far_above_its_start_again_and_again(tmp_path, height, times, told):
+    """As of a recurrence whose poles leave the unit circle: three losses each time, under norms with a heavy tail."""
+    rng, losses = np.random.default_rng(0), np.array(falling(140, 1.4, 0.3, 0.3))
+    for place in np.linspace(40, 120, times).astype(int):
+        losses[place : place + 3] = height * np.array([1.0, 0.6, 0.4])
+    norms = np.exp(2 * rng.standard_normal(140)) * losses
+    run = run_of(tmp_path, stream(norms.tolist(), losses=losses.tolist(), max_norm=3.0))
+    warned = [one for one in run.diagnosis() if (one.code, one.severity) == ("repeated-spikes", "warning")]
+    assert bool(warned) == told
+    if told:
+        assert warned[0].evidence["setbacks"].value == times
+        assert "it was not enough" in warned[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("height", "times", "told"),
+    [
+        pytest.param(2.0, 5, True, id="back to the start"),
+        pytest.param(0.4, 5, False, id="less than half of the progress"),
+        pytest.param(2.0, 2, False, id="twice"),
+    ],
+)
+def test_a_loss_that_leaps_back_without_a_spike_is_information(tmp_path, height, times, told):
+    """As by weights that are pruned: it falls as before after each leap, and the norms are as ever."""
+    steps, leaps = np.arange(600), np.linspace(90, 510, times).astype(int)
+    losses = 0.2 + 2.0 * np.exp(-steps / 30)
+    for leap in leaps:
+        losses[leap:] += height * np.exp(-np.arange(600 - leap) / 30)
+    losses *= np.exp(0.05 * np.random.default_rng(0).standard_normal(600))
+    run = run_of(tmp_path, stream(steady(600), losses=losses.tolist()))
+    assert ("repeated-spikes" in codes(run)) == told
+    if told:
+        found = the(run, "repeated-spikes")
+        assert (found.severity, found.steps) == ("info", (leaps[0], leaps[-1]))
+        assert "checkpoint" in found.cause
+
+
 def test_few_steps_above_the_level_are_information(tmp_path):
     steps, spikes = 4000, (500, 1500, 2500, 3500)
     losses = np.array(thrown_back(steps, spikes, height=3.0))
