@@ -267,8 +267,7 @@ PAGES: dict[str, Page] = {
         " named as a cause.",
         also=(
             "at least three peaks of a cyclic learning rate undo half of the progress",
-            "the loss is thrown to ten times its first values for two steps or more, at three or more times that lie"
-            " apart",
+            "a tenth of the losses are ten times the first ones or more, and the loss is back between them",
             "the loss leaps back by half of its progress from one step to the next, three times or more: that is"
             " information, because tasks one after another begin so",
         ),

@@ -49,7 +49,8 @@ COSTLY_STEPS = 5  # losses above the level: fewer may be chance
 REPEATED = 3  # spikes that threw the loss back
 OUTLIER_DEVIATIONS = 3.0  # robust deviations of the logarithm of a norm over that of its neighbours
 DRAWS, CHANCE = 20, 0.9  # sets of steps drawn by chance, and the quantile of what they seem to cost
-THROWN_FAR, LEAP_ROWS = 10.0, 5  # times the first losses; losses on either side of a leap, and between two leaps
+THROWN_FAR, FAR_SHARE = 10.0, 0.1  # times the first losses; of the losses
+LEAP_ROWS = 5  # losses on either side of a leap
 LEARNT_HALF = 0.5  # of the first loss: what is thrown back had learnt as much
 LOST_SHARE = 0.05  # of the steps: so many above the level that the training is held up
 MIN_LOSSES = 100  # losses without which the end is not compared with the best by their medians alone
@@ -230,10 +231,9 @@ def _thrown_back_by_the_rate(facts: Facts, optimizer: OptimizerFacts) -> Finding
 
 
 def _thrown_far_above_its_start(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Losses of ten times the first ones, at three or more times that lie apart, between which the loss is back.
+    """A tenth of the losses are ten times the first ones, and the loss is back between them, three times or more.
 
-    Each time for two rows or more: a single one may be due to its batch, while weights that are off last. Not told of
-    several optimizers, nor beside a reward: a loss rises there as others learn.
+    So many are no bad batches. Not told of several optimizers, nor beside a reward: a loss rises there as others learn.
     """
     history = optimizer.history
     losses, steps = history.losses, history.loss_steps
@@ -241,9 +241,8 @@ def _thrown_far_above_its_start(facts: Facts, optimizer: OptimizerFacts) -> Find
         return None
     start = float(losses[: max(MIN_IN_A_ROW, len(losses) // EARLY_PARTS)].max())
     high = np.flatnonzero(losses > THROWN_FAR * max(start, float(np.median(losses))))
-    groups = np.split(high, np.flatnonzero(np.diff(high) > LEAP_ROWS) + 1)
-    times = sum(len(group) > 1 for group in groups)
-    if times < REPEATED:
+    times = 1 + int((np.diff(high) > 1).sum())
+    if times < REPEATED or len(high) < FAR_SHARE * len(losses):
         return None
     worst = float(losses.max())
     norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
