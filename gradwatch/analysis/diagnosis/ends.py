@@ -79,6 +79,7 @@ LEARNS_AGAIN, STEADILY = 0.5, -0.8  # of the level before, in the last tenth; co
 HUGE_NORM = 1e3  # the gradient of a mean loss is not as large for long in a training that is well
 FEW_GROWN, FEWER_GROWN = 20.0, 100.0  # times the first norms; of fewer than six rows
 MANY_GROWN, MIN_MANY = 100.0, 20  # times the first fifth of many norms, and how many; healthy ones reached 12
+ALONE_GROWN, ALONE_LARGE = 4.0, 50.0  # the same of norms beside which nothing is known, and their size at the end
 ENDLESS_RATIO, ENDLESS_NORMS = 10.0, 10.0  # of the first losses and norms: how far a loss falls that has no least value
 STANDS_RATIO = 0.9  # of the first loss: one that fell to less shows that the training goes on
 OUTGROWN, STILL_FALLS = 5.0, 0.02  # times their level while the loss was best; of that level, in half of the losses
@@ -437,6 +438,8 @@ def norms_leave_for_good(optimizer: OptimizerFacts) -> bool:
         return False
     if len(norms) < MIN_MANY:
         return _few_grew(norms)
+    if not len(losses) and not len(rewards) and _large_ones_grew(norms):
+        return True
     return _many_grew(norms) or falls_without_end(optimizer)
 
 
@@ -477,7 +480,17 @@ def _few_grew(norms: Array) -> bool:
     return bool(last.min() > (FEWER_GROWN if few else FEW_GROWN) * np.median(first))
 
 
-def _many_grew(norms: Array) -> bool:
+def _many_grew(norms: Array, times: float = MANY_GROWN) -> bool:
     """Whether nearly all of the last fifth of the norms are far above nearly all of the first fifth."""
     fifth = len(norms) // 5
-    return float(np.quantile(norms[-fifth:], LOW)) > MANY_GROWN * float(np.quantile(norms[:fifth], HIGH))
+    return float(np.quantile(norms[-fifth:], LOW)) > times * float(np.quantile(norms[:fifth], HIGH))
+
+
+def _large_ones_grew(norms: Array) -> bool:
+    """Whether norms ended clearly above their start and are large: small ones grow as far in trainings that are well.
+
+    >>> grown = np.geomspace(1.0, 20.0, 100)
+    >>> _large_ones_grew(10 * grown), _large_ones_grew(0.1 * grown)
+    (True, False)
+    """
+    return _many_grew(norms, ALONE_GROWN) and float(np.median(norms[-(len(norms) // 5) :])) > ALONE_LARGE

@@ -142,6 +142,11 @@ def test_few_rows(tmp_path, norms, losses, told):
     assert ("diverged" in codes(run_of(tmp_path, stream(norms, losses=losses)))) == told
 
 
+def slow(first, last):
+    """Norms that grow slowly, with the noise of single steps."""
+    return [growth * noise for growth, noise in zip(np.geomspace(first, last, 120), steady(120), strict=True)]
+
+
 @pytest.mark.parametrize(
     ("norms", "told"),
     [
@@ -152,6 +157,9 @@ def test_few_rows(tmp_path, norms, losses, told):
         pytest.param([0.2, 0.2, 0.2, 2.5, 3, 3], False, id="fifteenfold"),
         pytest.param([*steady(30), *steady(30, level=300.0)], True, id="many rows, three hundredfold"),
         pytest.param([*steady(30), *steady(20, level=300.0), *steady(10)], False, id="many rows that came back"),
+        pytest.param(slow(10.0, 400.0), True, id="many rows, slowly to 400"),
+        pytest.param(slow(0.01, 0.4), False, id="many rows, slowly to 0.4"),
+        pytest.param(slow(100.0, 250.0), False, id="many large rows, slowly to more than twice"),
     ],
 )
 def test_norms_alone(tmp_path, norms, told):
@@ -160,6 +168,11 @@ def test_norms_alone(tmp_path, norms, told):
     file.write_text("".join(f'{{"step": {step}, "grad_norm": {norm}}}\n' for step, norm in enumerate(norms)))
     write(read([file]), tmp_path / "run")
     assert ("diverged" in codes(Run(tmp_path / "run"))) == told
+
+
+def test_large_norms_that_grow_beside_a_loss_that_falls(tmp_path):
+    records = stream(slow(10.0, 400.0), losses=list(np.geomspace(1e3, 1.0, 120)))
+    assert "diverged" not in codes(run_of(tmp_path, records))
 
 
 def test_norms_that_grow_while_the_reward_rises(tmp_path):
