@@ -90,8 +90,10 @@ def _is_below_eps(optimizer: OptimizerFacts) -> bool:
 
 def _learns(optimizer: OptimizerFacts) -> bool:
     """Whether the loss fell to half: below eps Adam follows the gradient, and a high rate may make up for that."""
+    if len(optimizer.history.losses) < MIN_STEPS:
+        return False
     levels = optimizer.history.loss_levels
-    return len(levels) > 1 and 0 < levels[-1] < LEARNT * levels[0]
+    return 0 < levels[-1] < LEARNT * levels[0]
 
 
 def _rms(optimizer: OptimizerFacts, norms: Array) -> Array:

@@ -67,6 +67,11 @@ def test_gradients_that_are_below_eps_without_the_clipping(tmp_path, norm, found
     assert ("clipped-to-nothing" in codes(run)) == found
 
 
+@pytest.mark.filterwarnings("error")
+def test_adam_without_a_loss_is_judged_without_a_warning_of_numpy(tmp_path):
+    assert "clipped-to-nothing" not in codes(run_of(tmp_path, stream(steady(300)), "Adam", {"lr": 0.1, "eps": 1e-8}))
+
+
 @pytest.mark.parametrize(
     ("threshold", "optimizer", "found"), [(1e-4, "SGD", True), (1e-4, "Adam", False), (0.3, "SGD", False)]
 )
