@@ -120,6 +120,8 @@ def difference(first: RunReader, second: RunReader, optimizer: str) -> Differenc
         *(_in_parameters(first, second, optimizer, common, stat, "gradient") for stat in GRADIENT_STATS),
         _in_columns(left, right, columns["gradient"], "gradient"),
         _in_parameters(first, second, optimizer, common, "update_norm", "update"),
+        # As the optimizer computed it: at more steps than the change of the weights is sampled.
+        _in_parameters(first, second, optimizer, common, "computed_update_norm", "update"),
     ]
     # Of one step, what is computed first comes first: min keeps the order of the list.
     parting = min((one for one in found if one is not None), key=lambda one: one["step"], default={})
@@ -229,7 +231,8 @@ def _in_parameters(
         if at is not None:
             row, differing = at
             shown = [names[0][i] for i in columns[:, 0]]
-            return _of_parameters(int(steps[row]), source, stat, shown, differing, values[0][row], values[1][row])
+            name = stat.removeprefix("computed_")
+            return _of_parameters(int(steps[row]), source, name, shown, differing, values[0][row], values[1][row])
     return None
 
 

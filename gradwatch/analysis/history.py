@@ -301,7 +301,8 @@ class RunReader:
         """A slice of one statistic as it was written, replaced rows included: ids (rows,), values (rows, parameters).
 
         At ``most`` that many rows with ``after < id <= up_to``. ``stat`` is a statistic of the gradient,
-        update_ratio, rms_ratio, or one of `ranks` with the prefix ``rank_``; the latter has values (rows, ranks).
+        update_ratio, rms_ratio, one of `updates` with the prefix ``computed_``, or one of `ranks` with the prefix
+        ``rank_``; the latter has values (rows, ranks).
         """
         return slice_of(self._store, stat, self.optimizer(optimizer), after=after, up_to=up_to, most=most)
 

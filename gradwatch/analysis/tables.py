@@ -90,8 +90,9 @@ def slice_of(
     """Ids and values of a slice of rows as they were written, see `RunReader.layer_rows`."""
     if stat.startswith("rank_"):
         keys, table = store.rank_table(stat.removeprefix("rank_"), optimizer, after=after, up_to=up_to, most=most)
-    elif stat == "rms_ratio":
-        keys, table = store.update_table(stat, optimizer, after=after, up_to=up_to, most=most)
+    elif stat == "rms_ratio" or stat.startswith("computed_"):
+        own = stat.removeprefix("computed_")
+        keys, table = store.update_table(own, optimizer, after=after, up_to=up_to, most=most)
     elif stat == "update_ratio":
         keys, weight = store.layer_table("weight_norm", optimizer, after=after, up_to=up_to, most=most)
         others, update = store.layer_table("update_norm", optimizer, after=after, up_to=up_to, most=most)

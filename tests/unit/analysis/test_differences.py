@@ -136,6 +136,34 @@ def test_sampled_weights_and_updates_are_compared_where_both_have_them(tmp_path)
     assert found.alike == ("learning rates and clip settings", "losses", "gradients")
 
 
+def trained(path, forgets_at=None):
+    """A training with momentum, whose weights are sampled at every 50th step."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    with gradwatch.attach(model, optimizer, path) as watch:
+        for step in range(30):
+            x = torch.randn(16, 4)
+            loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            if step == forgets_at:
+                optimizer.state.clear()
+            optimizer.step()
+            watch.log(loss=loss)
+    return Run(path)
+
+
+def test_an_update_that_differs_between_two_samples_of_the_weights(tmp_path):
+    first = trained(tmp_path / "a")
+    assert difference(first, trained(tmp_path / "b"), "0").bit_equal
+    found = difference(first, trained(tmp_path / "c", forgets_at=17), "0")
+    assert (found.step, found.source, found.name) == (17, "update", "update_norm")
+    assert set(found.parameters) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert found.alike == ("learning rates and clip settings", "losses", "gradients")
+    assert "the update of" in sentences(found, "x", "y")[0]
+
+
 def test_of_several_parameters_the_one_that_differs_most_leads(tmp_path):
     def change(record):
         norms = record.layers.norm * np.array([1.01, 1.0, 2.0], np.float32)
