@@ -27,6 +27,7 @@ HALF = 0.5
 NEXT_TO_NO_RATE = 1e-6  # of the highest learning rate: with it no update is seen beside the ones before
 MIN_ZERO_STEPS_AT_END, ZERO_SHARE_AT_END = 10, 0.05  # steps, and share of them: a schedule that ended so early
 NOTABLE_ENTRIES = 0.1  # share of the entries of an optimizer: fewer without a gradient are usual, an unused head
+UNLEARNT = 0.9  # of the first loss: beside a layer of dead units, one that ends above it has learnt nothing
 MIN_CONSTANT_LOSSES = 20  # losses
 MIN_LEARNT_LOSSES = 100  # losses without which a fall of the loss is not judged
 MANY_ZEROS = 0.75  # share of the rows of a history: fewer are usual where groups get equal rewards
@@ -840,15 +841,24 @@ def dead_parameters(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     events = [event for event in events if not _came_alive(optimizer, event)]
     if not named and not events:
         return None
+    units = {event.parameter: event.observed or 0.0 for event in events if event.parameter and event.limit}
     names = tuple(dict.fromkeys([*named, *(event.parameter for event in events if event.parameter)]))
+    whole = [name for name in names if name not in units]
     first = min([event.step for event in events], default=int(optimizer.steps[0]))
-    share = _share_of_entries(optimizer, list(names))
+    share_whole = _share_of_entries(optimizer, whole)
+    share = min(1.0, share_whole + sum(dead * _share_of_layer(optimizer, bias) for bias, dead in units.items()))
+    lasts = bool(events) or made >= FEW_STEPS
+    is_notable = share_whole >= NOTABLE_ENTRIES or (share >= NOTABLE_ENTRIES and _ends_as_it_began(optimizer))
+    said = [f"the gradient of {listed(whole)}{facts.of(optimizer)} is exactly 0"] if whole else []
+    if units:
+        least = percentage(min(units.values()))
+        layers = listed([bias.rpartition(".")[0] or bias for bias in units])
+        said.append(f"at least {least} of the units of {layers}{facts.of(optimizer)} get no gradient")
     return Finding(
         code="dead-parameters",
-        severity="warning" if share >= NOTABLE_ENTRIES and (events or made >= FEW_STEPS) else "info",
+        severity="warning" if is_notable and lasts else "info",
         certainty="shown",
-        what=f"the gradient of {listed(names)}{facts.of(optimizer)} is exactly 0: {percentage(share)} of the weights do"
-        " not learn",
+        what=f"{', and '.join(said)}: {percentage(share)} of the weights do not learn",
         optimizer=optimizer.name,
         parameters=names,
         steps=(first, int(optimizer.steps[-1])),
@@ -862,6 +872,19 @@ def dead_parameters(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         " activation with a slope below 0; clipping does not help",
         confirm="look at the activations that these parameters feed",
     )
+
+
+def _share_of_layer(optimizer: OptimizerFacts, bias: str) -> float:
+    """Of a bias and the weight beside it: a unit without a gradient trains no row of either."""
+    return _share_of_entries(optimizer, [bias, f"{bias.removesuffix('bias')}weight"])
+
+
+def _ends_as_it_began(optimizer: OptimizerFacts) -> bool:
+    """Whether enough losses are known that show progress, and the last ones are hardly below the first."""
+    history = optimizer.history
+    if len(history.losses) < MIN_LEARNT_LOSSES or history.has_surrogate_loss or optimizer.has_rivals:
+        return False
+    return bool(history.loss_levels[-1] > UNLEARNT * history.losses[0] > 0)
 
 
 def _came_alive(optimizer: OptimizerFacts, event: Event) -> bool:

@@ -12,7 +12,7 @@ from gradwatch.analysis.diagnosis.facts import read_facts
 from gradwatch.analysis.diagnosis.training import frozen_throughout, parameters_without_optimizer
 from gradwatch.analysis.history import RunReader
 from gradwatch.errors import EmptyRun
-from gradwatch.record import StepRecord
+from gradwatch.record import ParameterInfo, StepRecord
 from gradwatch.testing import replaced, steady, stream
 
 from .made import calm, changed, codes, falling, parameters, run_of, the, with_layers, with_weights
@@ -450,6 +450,39 @@ def test_an_optimizer_whose_parameters_are_all_frozen(tmp_path, rivals, frozen, 
     facts = read_facts(RunReader(tmp_path))
     found = frozen_throughout(facts, dataclasses.replace(facts.optimizers[0], has_rivals=rivals))
     assert (found and (found.code, found.severity)) == (severity and ("no-gradient", severity))
+
+
+def with_dead_units(records, dead):
+    """The records of a layer with a bias of 48 units, of which so many get no gradient, and of a head."""
+    infos = (
+        ParameterInfo(name="body.weight", shape=(48, 64)),
+        ParameterInfo(name="body.bias", shape=(48,)),
+        ParameterInfo(name="head.weight", shape=(10, 48)),
+    )
+    zeros = np.array([64 * dead, dead, 0], np.float32)
+    records = with_layers(records, [0.8, 0.3, 0.5], infos)
+    return [dataclasses.replace(r, layers=dataclasses.replace(r.layers, zeros=zeros)) for r in records]
+
+
+@pytest.mark.parametrize(
+    ("dead", "last", "severity"),
+    [
+        pytest.param(45, 2.29, "warning", id="the loss stands"),
+        pytest.param(45, 0.5, "info", id="the loss falls"),
+        pytest.param(20, 2.29, None, id="fewer than half of the units"),
+    ],
+)
+def test_a_layer_most_of_whose_units_are_dead(tmp_path, dead, last, severity):
+    records = with_dead_units(calm(losses=falling(300, 2.3, last, noise=0.01)), dead)
+    run = run_of(tmp_path, records)
+    if severity is None:
+        assert "dead-parameters" not in codes(run)
+        return
+    found = the(run, "dead-parameters")
+    assert found.severity == severity
+    assert found.what.startswith("at least 93.8% of the units of body get no gradient: ")
+    share = (45 * 64 + 45) / (48 * 64 + 48 + 480)
+    assert found.evidence["entries"].value == pytest.approx(share)
 
 
 def test_parameters_that_are_dead(tmp_path):
