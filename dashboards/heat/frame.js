@@ -38,8 +38,8 @@ export function stepsWidth(boxWidth) {
 export function frameOf(rows, boxWidth, windowHeight) {
   const room = Math.floor(Math.max(180, Math.min(560, windowHeight * 0.6)));
   const lines = linesFor(rows, room);
-  const tall = Math.min(TALLEST, Math.floor(room / lines));
-  return { left: LEFT, width: stepsWidth(boxWidth), height: lines * tall, lines, tall, rows };
+  const tall = Math.min(TALLEST, lines < rows ? room / lines : Math.floor(room / lines)); // so many fill the room
+  return { left: LEFT, width: stepsWidth(boxWidth), height: Math.round(lines * tall), lines, tall, rows };
 }
 
 /** @param {Frame} frame @param {Range} range @param {number} step */

@@ -178,10 +178,12 @@ def test_where_layers_share_a_pixel_the_pointer_tells_the_one_that_colours_it_an
     x = box["x"] + seen.x_of(20)
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
+    each = math.ceil(LAYERS / tall)
+    lines = math.ceil(LAYERS / each)
     for part in (0.0, 0.1234, 0.5, 0.777, 0.999):
-        line = int(part * tall)
-        seen.page.mouse.move(x, box["y"] + line + 0.5)
-        last = max(math.floor((line + 1) * LAYERS / tall) - 1, math.floor(line * LAYERS / tall))
+        at = int(part * tall) + 0.5
+        seen.page.mouse.move(x, box["y"] + at)
+        last = min(LAYERS, (int(at / tall * lines) + 1) * each) - 1
         expect(seen.frame.locator(READOUT)).to_contain_text(f"block.{last}.weight · step 20 · {last + 1}")
     seen.page.mouse.click(x, box["y"] + 5.5)
     first = rows_of(seen).input_value()
