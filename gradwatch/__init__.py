@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradwatch.analysis.display import Renderers, show_in_notebooks_with
 from gradwatch.sinks.closing import close_with
+from gradwatch.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from gradwatch.recording.watch import Watch as Watch
     from gradwatch.replaying.replay import replay as replay
     from gradwatch.sinks.tracker import Closing
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "attach": "recording.attach",

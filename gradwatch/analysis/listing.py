@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from gradwatch import __version__
 from gradwatch.analysis.notes import read_notes
 from gradwatch.analysis.places import find_stores
 from gradwatch.errors import EmptyRun, GradwatchError
 from gradwatch.store import StoreReader
+from gradwatch.version import __version__
 
 if TYPE_CHECKING:
     from gradwatch.analysis.summary import RunSummary

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from gradwatch import __version__
 from gradwatch.cli import commands
 from gradwatch.cli.parsing import Command, Group
+from gradwatch.version import __version__
 
 app = typer.Typer(
     cls=Group,

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
-from gradwatch import __version__
 from gradwatch.errors import CannotExport, DataSetInUse
 from gradwatch.export.dataset_tables import SCHEMA_VERSION, TABLES, schema
+from gradwatch.version import __version__
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gradwatch import __version__
 from gradwatch.analysis.diagnosis.facts import read_facts
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary, summarize
 from gradwatch.record import STATS, Event
+from gradwatch.version import __version__
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gradwatch import __version__
 from gradwatch.errors import GradwatchError, RunNotFound, UnsupportedVersion
 from gradwatch.plugins.answers import Answers
+from gradwatch.version import __version__
 
 INSTRUCTIONS = (
     "Recorded PyTorch trainings: gradient norms, clipping and faults of every step. Begin with list_runs, then"

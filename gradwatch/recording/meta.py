@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from gradwatch import __version__
 from gradwatch.record import EMBEDDINGS_KEY
 from gradwatch.recording.options import RecordingOptions
 from gradwatch.recording.parameters import Trained, named_parameters
+from gradwatch.version import __version__
 
 if TYPE_CHECKING:
     from gradwatch.clip import Policy

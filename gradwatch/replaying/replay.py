@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from gradwatch import __version__
 from gradwatch.analysis.replays.result import CompiledReplay, Origin, Replay, RowFinding, write_replay
 from gradwatch.capture import read_all
 from gradwatch.capture.record import Capture, Group
@@ -27,6 +26,7 @@ from gradwatch.replaying.passes import Played, Player, prepared, total_norm
 from gradwatch.replaying.recurrence import Comparison, compare
 from gradwatch.replaying.rows import Rows, find_rows, groups_with_others
 from gradwatch.text import fault_text
+from gradwatch.version import __version__
 
 logger = logging.getLogger("gradwatch")
 

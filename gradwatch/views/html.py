@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from gradwatch import __version__
 from gradwatch.analysis.listing import NUMBERS, RunRow
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.analysis.summary.verdict import order_of_optimizers
 from gradwatch.errors import GradwatchError
 from gradwatch.text import count
+from gradwatch.version import __version__
 from gradwatch.views.json import dumps
 from gradwatch.views.web.files import files, joined
 from gradwatch.views.web.gallery import as_utf8

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-import gradwatch
 from gradwatch.capture import Capture, CaptureOptions, Group, Shard, capture_folders, tensors_in
 from gradwatch.capture.listing import FOLDER, size_of_captures
 from gradwatch.distributed import rank_and_world_size
@@ -26,6 +25,7 @@ from gradwatch.recording.capture.ledger import Ledger
 from gradwatch.recording.capture.passes import HeldBackward, bytes_of
 from gradwatch.recording.capture.team import Parallel, computing_type, shard_of
 from gradwatch.recording.parameters import named_parameters
+from gradwatch.version import __version__
 
 if TYPE_CHECKING:
     from gradwatch.recording.tracker import StepTracker
@@ -275,7 +275,7 @@ def _versions() -> dict[str, str]:
     found = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "gradwatch": gradwatch.__version__,
+        "gradwatch": __version__,
         "platform": platform.platform(),
     }
     if torch.version.cuda is not None:
