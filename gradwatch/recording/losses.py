@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from gradwatch.errors import BadArgument
 from gradwatch.measure import has_values, is_on_host
-from gradwatch.recording.hooks import before_scaling
 
 Number: TypeAlias = float | Tensor
 
@@ -69,6 +69,20 @@ def _shown(value: object) -> str:
     return f"{text if len(text) <= MOST_SHOWN else f'{text[:MOST_SHOWN]}...'}, a {kind}"
 
 
+class ScaledLosses:
+    """The losses that scalers multiplied: what they were before, for as long as the scaled ones live."""
+
+    def __init__(self) -> None:
+        self._before: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
+
+    def add(self, loss: Tensor, scaled: Tensor) -> None:
+        self._before[scaled] = loss.detach()
+
+    def before_scaling(self, loss: Tensor) -> Tensor | None:
+        """What a scaler multiplied to get this loss, which may have overflowed; None if no scaler made it."""
+        return self._before.get(loss)
+
+
 class BackwardLoss(NamedTuple):
     """A loss that backward was called on.
 
@@ -80,11 +94,16 @@ class BackwardLoss(NamedTuple):
     is_as_called: bool = True
 
 
-def losses_among(roots: Sequence[Tensor]) -> list[BackwardLoss]:
-    """What backward is called on may be no loss."""
+def losses_among(roots: Sequence[Tensor], scaled: ScaledLosses | None = None) -> list[BackwardLoss]:
+    """What backward is called on may be no loss.
+
+    Args:
+        roots: what backward is called on.
+        scaled: those that a scaler made.
+    """
     losses = []
     for root in roots:
-        before = before_scaling(root)
+        before = None if scaled is None else scaled.before_scaling(root)
         with contextlib.suppress(BadArgument):
             losses.append(BackwardLoss(loss_value(root if before is None else before), before is None))
     return losses

@@ -15,12 +15,13 @@ from gradwatch.recording.hooks import (
     listen_to_backward,
     listen_to_clip_calls,
     listen_to_grad_scaler,
+    listen_to_scaling,
     listen_to_steps,
     listen_to_zeroing,
 )
 from gradwatch.recording.hooks.backward import BackwardListener
 from gradwatch.recording.hooks.clip_calls import ClipListener
-from gradwatch.recording.hooks.grad_scaler import ScalerListener
+from gradwatch.recording.hooks.grad_scaler import ScalerListener, ScalingListener
 from gradwatch.recording.hooks.optimizer_steps import StepListener
 from gradwatch.recording.hooks.registry import leave_everywhere
 from gradwatch.recording.hooks.zero_grad import ZeroListener
@@ -28,7 +29,9 @@ from gradwatch.recording.hooks.zero_grad import ZeroListener
 logger = logging.getLogger("gradwatch")
 
 
-class HookListener(BackwardListener, ClipListener, ScalerListener, StepListener, ZeroListener, Protocol):
+class HookListener(
+    BackwardListener, ClipListener, ScalerListener, ScalingListener, StepListener, ZeroListener, Protocol
+):
     """Hears everything that the hooks report."""
 
     def clip_calls_unseen(self) -> None:
@@ -52,7 +55,7 @@ class PlacedHooks:
             raise
 
     def _listen(self, listener: HookListener) -> None:
-        for listen in (listen_to_grad_scaler, listen_to_backward, listen_to_zeroing):
+        for listen in (listen_to_grad_scaler, listen_to_scaling, listen_to_backward, listen_to_zeroing):
             self._stops.append(listen(listener))
         try:
             self._stops.append(listen_to_clip_calls(listener))

@@ -15,7 +15,7 @@ from gradwatch.measure import is_capturing_graph
 from gradwatch.recording.clip_audit import clips_nothing
 from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.loops import Loop
-from gradwatch.recording.losses import BackwardLoss, loss_value, losses_among
+from gradwatch.recording.losses import BackwardLoss, ScaledLosses, loss_value, losses_among
 from gradwatch.recording.recording import OpenLoop, Recording
 from gradwatch.recording.validation import ValidationLosses
 
@@ -52,6 +52,7 @@ class HookRouter:
         self._loops = recording.loops
         self._check = recording.check
         self._validation = ValidationLosses()
+        self._scaled = ScaledLosses()
         self._losses: list[BackwardLoss] = []  # on which backward is being called
         self._thread = threading.get_ident()  # that trains; gradients are looked at in no other
 
@@ -149,7 +150,7 @@ class HookRouter:
         self._check.before_backward()
         for loop in self._loops:
             loop.before_backward(tensors)
-        self._losses = losses_among(tensors)
+        self._losses = losses_among(tensors, self._scaled)
 
     @_guarded
     def after_backward(self) -> None:
@@ -212,6 +213,10 @@ class HookRouter:
             loop.clip_failed()
 
     # ---------------------------------------------------------------------------------- the GradScaler
+
+    @_guarded
+    def after_scaling(self, loss: Tensor, scaled: Tensor) -> None:
+        self._scaled.add(loss, scaled)
 
     @_guarded
     def before_unscale(self, optimizer: Optimizer) -> None:

@@ -9,7 +9,7 @@ from gradwatch.recording.hooks.clip_calls import (
     take_compiled_clip,
     tap_libraries,
 )
-from gradwatch.recording.hooks.grad_scaler import before_scaling, listen_to_grad_scaler
+from gradwatch.recording.hooks.grad_scaler import listen_to_grad_scaler, listen_to_scaling
 from gradwatch.recording.hooks.optimizer_steps import (
     listen_to_closures,
     listen_to_steps,
@@ -23,11 +23,11 @@ __all__ = [
     "ClipCall",
     "Reductions",
     "TapError",
-    "before_scaling",
     "listen_to_backward",
     "listen_to_clip_calls",
     "listen_to_closures",
     "listen_to_grad_scaler",
+    "listen_to_scaling",
     "listen_to_steps",
     "listen_to_zeroing",
     "out_of_graphs",

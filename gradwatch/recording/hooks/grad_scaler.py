@@ -7,14 +7,13 @@ that step. Its methods are wrapped in the class while there is a listener.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from gradwatch.recording.hooks.registry import HookRegistry
 
@@ -26,21 +25,21 @@ class ScalerListener(Protocol):
     def after_scaled_step(self, optimizer: Optimizer) -> None: ...
 
 
+class ScalingListener(Protocol):
+    def after_scaling(self, loss: Tensor, scaled: Tensor) -> None: ...
+
+
 def listen_to_grad_scaler(listener: ScalerListener) -> Callable[[], None]:
     """Tell the listener what every enabled scaler of this process does; return what ends it."""
     return _listeners.add(listener)
 
 
-_before_scaling: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
-
-
-def before_scaling(loss: Tensor) -> Tensor | None:
-    """What a scaler multiplied to get this loss, which may have overflowed; None if no scaler made it."""
-    return _before_scaling.get(loss)
+def listen_to_scaling(listener: ScalingListener) -> Callable[[], None]:
+    """Tell the listener of each loss that a scaler of this process multiplies; return what ends it."""
+    return _scaling_listeners.add(listener)
 
 
 def _put_in() -> Iterator[Callable[[], None]]:
-    yield from _wrap("scale", _scale)
     yield from _wrap("unscale_", _unscale)
     yield from _wrap("step", _step)
 
@@ -52,6 +51,7 @@ def _wrap(name: str, wrapper: Callable[..., Callable[..., Any]]) -> Iterator[Cal
 
 
 _listeners: HookRegistry[ScalerListener] = HookRegistry(_put_in)
+_scaling_listeners: HookRegistry[ScalingListener] = HookRegistry(lambda: _wrap("scale", _scale))
 
 
 def _scale_of(scaler: GradScaler) -> Tensor | None:
@@ -63,7 +63,8 @@ def _scale(original: Callable[..., Any]) -> Callable[..., Any]:
     def scale(self: GradScaler, outputs: Any) -> Any:
         scaled = original(self, outputs)
         if isinstance(outputs, Tensor) and scaled is not outputs and not torch.compiler.is_compiling():
-            _before_scaling[scaled] = outputs.detach()
+            for listener in _scaling_listeners:
+                listener.after_scaling(outputs, scaled)
         return scaled
 
     return scale

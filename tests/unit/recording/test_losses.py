@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import numpy as np
 import pytest
 import torch
 
 from gradwatch.errors import BadArgument
-from gradwatch.recording.losses import StepLosses, loss_value, losses_among
+from gradwatch.recording.losses import ScaledLosses, StepLosses, loss_value, losses_among
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,30 @@ def test_what_is_no_number_is_refused(given):
 def test_of_the_roots_of_a_backward_only_single_real_numbers_are_losses():
     roots = [torch.tensor(1.0), torch.ones(3), torch.tensor(1j), torch.tensor([2.0])]
     assert [loss.value for loss in losses_among(roots)] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("value", [3.0, math.inf, math.nan])
+def test_a_scaled_loss_is_known_as_it_was_before_and_only_to_who_was_told(value):
+    loss = torch.tensor(value, requires_grad=True)
+    scaled = loss * 2.0**127 * 16
+    told = ScaledLosses()
+    told.add(loss, scaled)
+    (known,) = losses_among([scaled], told)
+    assert str(known.value) == str(value)
+    assert not known.is_as_called
+    for other in (None, ScaledLosses()):
+        (as_called,) = losses_among([scaled], other)
+        assert not math.isfinite(as_called.value)
+        assert as_called.is_as_called
+
+
+def test_a_scaled_loss_is_forgotten_once_it_is_gone():
+    loss, told = torch.tensor(3.0), ScaledLosses()
+    told.add(loss, scaled := loss * 2)
+    kept = weakref.ref(told.before_scaling(scaled))
+    assert kept() is not None
+    del scaled
+    assert kept() is None
 
 
 def test_losses_of_backward_add_up_until_they_are_taken():

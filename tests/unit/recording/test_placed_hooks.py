@@ -45,6 +45,7 @@ def test_the_listener_hears_a_training_in_its_order(training):
     hooks.take_out()
     assert listener.heard == [
         "after_zeroing",
+        "after_scaling",
         "before_backward",
         "after_backward",
         "before_unscale",
