@@ -104,7 +104,7 @@ def python_arguments(line: str) -> list[str]:
 
 
 def is_alike(expected: str, found: str) -> bool:
-    r"""Whether the words are the same, and numbers agree within 15 %; bars, durations and dates are not compared.
+    r"""Whether the words are the same, and numbers agree within 15%; bars, durations and dates are not compared.
 
     >>> is_alike("norm 1.00\n...\nloss 2  ▁▂", "norm 1.01\nsteps 7\nloss 2  ▁▁▂"), is_alike("NaN at 9", "NaN at 90")
     (True, False)

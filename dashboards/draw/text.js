@@ -50,7 +50,7 @@ export function allDigits(value) {
 }
 
 /**
- * A share as a percentage. Only nothing reads 0 %, and only everything reads 100 %.
+ * A share as a percentage. Only nothing reads 0%, and only everything reads 100%.
  *
  * @param {JsonNumber | undefined} value
  */
@@ -58,9 +58,9 @@ export function share(value) {
   if (typeof value !== "number") return value ?? "–";
   const percent = 100 * value;
   const size = Math.abs(percent);
-  if (0 < size && size < 0.01) return percent > 0 ? "<0.01 %" : ">-0.01 %";
-  if (99.95 <= percent && percent < 100) return ">99.9 %";
-  return `${0.01 <= size && size < 0.095 ? percent.toFixed(2) : +percent.toFixed(1)} %`;
+  if (0 < size && size < 0.01) return percent > 0 ? "<0.01%" : ">-0.01%";
+  if (99.95 <= percent && percent < 100) return ">99.9%";
+  return `${0.01 <= size && size < 0.095 ? percent.toFixed(2) : +percent.toFixed(1)}%`;
 }
 
 /**

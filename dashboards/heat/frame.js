@@ -27,7 +27,7 @@ export function stepsWidth(boxWidth) {
 }
 
 /**
- * Rows of equal height that fill at most 60 % of the window. If there are too many,
+ * Rows of equal height that fill at most 60% of the window. If there are too many,
  * equally many share each line of pixels.
  *
  * @param {number} rows

@@ -24,7 +24,7 @@ class AdaGC(Stateful):
     Wang et al. 2025 (arXiv:2502.11034), algorithm 1. The average is a moving one of the norms after
     clipping, ``average <- beta average + (1 - beta) norm``. In the first ``start`` steps the total norm is
     clipped at ``max_norm`` instead, and the average is the smallest norm after that clipping. Clipped norms
-    feed the average, so a norm that rises for good is followed by about 0.1 % a step only.
+    feed the average, so a norm that rises for good is followed by about 0.1% a step only.
 
     Differences from the authors' code: a step with a non-finite norm does not enter the averages, nor does
     a norm of 0, which would keep the parameter's gradient at 0 for ever; and nothing is added to the norm

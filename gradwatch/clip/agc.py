@@ -27,7 +27,7 @@ class AGC(InLoop):
     NaN or infinite gradient is left as it is. Of a sparse gradient the units are the rows that it holds.
 
     AGC was made for networks without normalisation layers. Elsewhere it may do harm: a vision transformer
-    drops from 79.3 to 38.5 % with it (Yang et al. 2025, arXiv:2502.17055, table 1).
+    drops from 79.3 to 38.5% with it (Yang et al. 2025, arXiv:2502.17055, table 1).
 
     Args:
         clipping: the fraction. The authors use 0.01 for batches of 1,024 to 4,096; smaller batches need more.

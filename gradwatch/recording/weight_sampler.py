@@ -47,7 +47,7 @@ COPIED = 2**18
 
 COPIED_ONE_IN = 1024
 """A larger model copies one entry in 1,024, if that is more. With what is computed from the copies, a sampled step took
-0.4 % of the memory of 340 million weights (benchmarks/weights_memory.py)."""
+0.4% of the memory of 340 million weights (benchmarks/weights_memory.py)."""
 
 COPIED_BESIDE_STATE = 2
 """By which both are divided where the update is read from the optimizer's state as well, in a model that is not copied
@@ -69,13 +69,13 @@ SENTINELS_BY_OPERATORS = 64
 """Parameters of a model on an accelerator from which on PyTorch's operators read sentinels.
 
 They take 48 operators and one copy a step, whatever the model, while measuring the gradients takes nine for each
-parameter: with 64, sentinels add 8 % (tests/contracts/test_waits.py counts them)."""
+parameter: with 64, sentinels add 8% (tests/contracts/test_waits.py counts them)."""
 
 SENTINELS_ON_HOST = 2**23
 """Entries of a model on the CPU from which on PyTorch's operators read sentinels.
 
 They take 1 to 2 ms a step, whatever the model, and measuring takes one for each million entries: with 2**23 entries
-sentinels add a tenth to it. To 64 matrices of 64 x 64 they would add 167 %."""
+sentinels add a tenth to it. To 64 matrices of 64 x 64 they would add 167%."""
 
 
 class WeightSample(NamedTuple):
@@ -101,7 +101,7 @@ class WeightChange(NamedTuple):
 
 
 SAMPLES_A_COUNT = 2
-"""Samples of the weights from one count of the entries to the next, so that counts and digests add 5 % to a store."""
+"""Samples of the weights from one count of the entries to the next, so that counts and digests add 5% to a store."""
 
 
 class WeightSampler:

@@ -318,7 +318,7 @@ def _magnitudes(summary: RunSummary) -> str:
         " zero",
         f"lines: float16's largest, smallest normal and smallest number{at_scale}, and bfloat16's smallest normal",
         f"{count(len(found.step), 'sample')}, {step_range(int(found.step[0]), int(found.step[-1]))}",
-        "pink: not finite; from 0.01 % of the entries (dark) to all (bright)",
+        "pink: not finite; from 0.01% of the entries (dark) to all (bright)",
     ]
     return (
         f'<div><small>entries by magnitude of {name} <span style="opacity:.8">{"; ".join(told)}</span></small><br/>'

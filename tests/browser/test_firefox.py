@@ -143,7 +143,7 @@ def test_firefox_draws_entries_the_distribution_the_inspector_and_tables(firefox
     file.write_text(render(RunView(tmp_path / "run")))
     firefox.call("WebDriver:Navigate", url=f"{file.as_uri()}#layer={layer}&tables=shown")
     told = "document.querySelector('section.magnitudes .readout').textContent"
-    firefox.wait_for(f"return {told}.includes('90 % below fp16')")
+    firefox.wait_for(f"return {told}.includes('90% below fp16')")
 
     def colours(canvas):
         return firefox.run(

@@ -1429,7 +1429,7 @@ def test_entries_are_drawn_by_magnitude_with_the_limits_of_float16(entries):
     seen = entries()
     section = seen.frame.get_by_label("Entries by magnitude", exact=True)
     readout = section.locator(".readout")
-    expect(readout).to_contain_text("step 80: 90 % below fp16's smallest number, 6 % subnormal in fp16, 1 % zero")
+    expect(readout).to_contain_text("step 80: 90% below fp16's smallest number, 6% subnormal in fp16, 1% zero")
     expect(section).to_contain_text("all 16 entries")
     canvas = section.locator("canvas")
     box = canvas.bounding_box()
@@ -1443,7 +1443,7 @@ def test_entries_are_drawn_by_magnitude_with_the_limits_of_float16(entries):
     assert row != {ABSENT}
     assert entries_colours(seen, at[30], 42 + 6 * 24 + 2, 3) == {ABSENT}
     seen.page.mouse.move(box["x"] + at[70], box["y"] + 5)
-    expect(readout).to_contain_text("step 60 · nan: 5 of 105 counted entries (4.8 %)")
+    expect(readout).to_contain_text("step 60 · nan: 5 of 105 counted entries (4.8%)")
 
 
 def test_a_zoom_between_two_samples_shows_the_one_that_holds(look, served, with_entries):
@@ -1482,7 +1482,7 @@ def test_entries_can_be_read_by_key_and_as_a_table(entries):
     seen.page.keyboard.press("Enter")
     expect(section.locator("caption")).to_contain_text("step 60:")
     rows = section.locator("tbody tr").all_inner_texts()
-    assert rows[0].split("\t") == ["nan", "5", "4.8 %"]
+    assert rows[0].split("\t") == ["nan", "5", "4.8%"]
     assert rows[1].split("\t")[0] == "2^-4 to 2^-2"
     assert len(rows) == 5
 
@@ -1504,7 +1504,7 @@ def test_entries_of_a_layer_that_was_not_chosen_take_no_room(look, served, with_
     expect(section).to_be_hidden()
     rows_of(seen).select_option("block.1.weight")
     expect(section).to_contain_text("block.1.weight")
-    expect(section.locator(".readout")).to_contain_text("0 % below fp16's smallest number")
+    expect(section.locator(".readout")).to_contain_text("0% below fp16's smallest number")
 
 
 def test_entries_are_printed(look, with_entries, tmp_path):

@@ -181,9 +181,9 @@ def test_ranks_are_drawn_over_the_steps(look, tensorboard, tmp_path):
 def test_a_slider_tells_what_a_threshold_would_have_done(tab):
     slider = tab.frame.get_by_label("A threshold of")
     slider.evaluate("(slider) => { slider.value = 0; slider.dispatchEvent(new Event('input')); }")
-    expect(tab.frame.locator("output")).to_contain_text("would have clipped 100 %")
+    expect(tab.frame.locator("output")).to_contain_text("would have clipped 100%")
     slider.evaluate("(slider) => { slider.value = slider.max; slider.dispatchEvent(new Event('input')); }")
-    expect(tab.frame.locator("output")).to_contain_text("would have clipped 0 %")
+    expect(tab.frame.locator("output")).to_contain_text("would have clipped 0%")
 
 
 def test_runs_are_drawn_over_one_another(tab):

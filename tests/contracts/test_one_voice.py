@@ -13,7 +13,8 @@ from gradwatch.detect import detectors_for
 from gradwatch.record import CLIP_FAULTS, Kind, RankStats, UpdateStats, WeightStats, merged
 from gradwatch.testing import PARAMETERS, replaced, steady, stream
 
-PACKAGE = Path(__file__).parents[2] / "gradwatch"
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "gradwatch"
 
 CAUSE = re.compile(
     r"\b(?:because|due to|caused|came from|came with|therefore|leads? to|led to|makes? (?:its|the|each|them)|so that"
@@ -137,6 +138,22 @@ def test_a_percentage_is_seen(tmp_path, code, lines):
 @pytest.mark.parametrize("path", [p for p in modules(["."]) if p.name != "text.py"], ids=name_of)
 def test_every_percentage_is_formatted_by_one_function(path):
     assert list(percentages(path)) == []
+
+
+SPACED_PERCENTAGE = re.compile(r"(?<=[\d}]) %(?![\w(])")  # not the operator
+
+
+def test_a_percentage_has_no_space_before_its_sign():
+    shown = [text for path in modules(["."]) for text in sentences(path)]
+    page = [text for path in DASHBOARDS.rglob("*.js") for text in page_sentences(path)]
+    docs = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    assert [text for text in (*shown, *page, *docs) if SPACED_PERCENTAGE.search(text)] == []
+    assert [bool(SPACED_PERCENTAGE.search(text)) for text in ("5 % of", "{} %", "5% of", "{}%")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("path", modules(GIVES_A_THRESHOLD), ids=name_of)

@@ -69,7 +69,7 @@ test("the effect in words says of which steps, and how many have no norm", () =>
   const text = longEffectText(normsOf(1, 2, 4, NaN), 2, "in force");
   assert.equal(
     text,
-    "2 (in force) clips 75 % of 4 steps (steps 0 to 3, 1 step without a finite norm); mean clip_coef 0.833",
+    "2 (in force) clips 75% of 4 steps (steps 0 to 3, 1 step without a finite norm); mean clip_coef 0.833",
   );
 });
 

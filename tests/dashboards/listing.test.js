@@ -31,7 +31,7 @@ test("a row of a table tells the steps of a column, its span and what was not fi
     listing([band], [1.5, 2.5], false).rows.map(([name]) => name),
     ["step 2"],
   );
-  assert.deepEqual(listing([line([0.5], {}, 10)], [0, 9], true).rows, [["steps 0 to 9", "50 %"]]);
+  assert.deepEqual(listing([line([0.5], {}, 10)], [0, 9], true).rows, [["steps 0 to 9", "50%"]]);
 });
 
 test("many steps share a row, which keeps the lowest and the highest of them", () => {

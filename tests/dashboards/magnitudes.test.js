@@ -41,11 +41,11 @@ test("what float16 would lose is told, and the loss scale moves its limits", () 
   const told = sampleText(magnitudes([logs]), 0);
   assert.equal(
     told,
-    "step 0: 20 % below fp16's smallest number, 30 % subnormal in fp16, 10 % zero; 10 entries counted",
+    "step 0: 20% below fp16's smallest number, 30% subnormal in fp16, 10% zero; 10 entries counted",
   );
   assert.match(
     sampleText(magnitudes([logs], { scales: [2 ** 10] }), 0),
-    /0 % below fp16's smallest number at loss scale 1024, 20 % subnormal in fp16/,
+    /0% below fp16's smallest number at loss scale 1024, 20% subnormal in fp16/,
   );
   assert.match(sampleText(magnitudes([[NaN, Infinity, Infinity, 1]]), 0), /2 infinite, 1 NaN; 4 entries/);
   assert.equal(sampleText(magnitudes([null]), 0), "step 0: no gradient");
@@ -59,10 +59,10 @@ test("a sample holds until the next one, and the table has its bins that hold an
     [0, 0, 1, 1, -1],
   );
   assert.deepEqual(rowsAt(found, 1), [
-    ["nan", "1", "25 %"],
-    ["2^4 to 2^6", "1", "25 %"],
-    ["2^-4 to 2^-2", "1", "25 %"],
-    ["zero", "1", "25 %"],
+    ["nan", "1", "25%"],
+    ["2^4 to 2^6", "1", "25%"],
+    ["2^-4 to 2^-2", "1", "25%"],
+    ["zero", "1", "25%"],
   ]);
 });
 
@@ -70,7 +70,7 @@ test("a bin is told by its share, and the note says what was counted", () => {
   const found = magnitudes([[-3, -3, 5, 6], null]);
   const band = bandsOf(BINS).bands.find(({ name }) => name === "2^-4");
   assert(band);
-  assert.equal(binTold(found, 0, band), "step 0 · 2^-4 to 2^-2: 2 of 4 counted entries (50 %)");
+  assert.equal(binTold(found, 0, band), "step 0 · 2^-4 to 2^-2: 2 of 4 counted entries (50%)");
   assert.equal(binTold(found, 1, band), "step 10 · 2^-4 to 2^-2: no gradient");
   assert.match(noteText(found, 4), /at 2 sampled steps; all 4 entries\./);
   assert.match(noteText(found, 1), /at 2 sampled steps; its only entry\./);

@@ -36,7 +36,7 @@ test("a column tells its numbers as the rest of the page does, and what is unkno
   });
   const told = Object.fromEntries(columnsOf([one]).map(({ key, text }) => [key, text(one)]));
   assert.equal(told.learning_rate, "1.25e-4");
-  assert.equal(told.clipped_fraction, "25 %");
+  assert.equal(told.clipped_fraction, "25%");
   assert.equal(told.fault, "diverged, step 12,345");
   assert.equal(told.fault_layer, "head");
   assert.deepEqual([told.threshold, told.last_loss, told.steps], ["–", "NaN", "1,000"]);

@@ -41,11 +41,11 @@ test("the text of any number reads back to within half a unit of its third digit
 test("numbers and shares read as in the terminal", () => {
   const known = JSON.parse(readFileSync(new URL("../golden/text.json", import.meta.url), "utf8"));
   for (const [value, text] of known.numbers) assert.equal(number(value), text);
-  for (const [value, text] of known.shares) assert.equal(share(value), `${text} %`);
+  for (const [value, text] of known.shares) assert.equal(share(value), `${text}%`);
 });
 
 test("a small share is not told as none", () => {
-  assert.deepEqual([0, 0.0004, 0.3333, 1].map(share), ["0 %", "0.04 %", "33.3 %", "100 %"]);
+  assert.deepEqual([0, 0.0004, 0.3333, 1].map(share), ["0%", "0.04%", "33.3%", "100%"]);
   assert.deepEqual([share(null), share("NaN")], ["–", "NaN"]);
 });
 

@@ -9,8 +9,8 @@ from gradwatch.analysis.diagnosis.finding import Finding, Quantity
 from gradwatch.analysis.statistics.recovery import noise_of
 from gradwatch.text import share as percentage
 
-LARGE_SHARE = 0.5  # of the units: less made norms scatter by 2 % in a small network (docs/policies.md)
-SCATTER = 0.1  # from step to step: with all data in a batch, 0.5 made 3.5 % and 0.9 made 5.6 %; batches make more
+LARGE_SHARE = 0.5  # of the units: less made norms scatter by 2% in a small network (docs/policies.md)
+SCATTER = 0.1  # from step to step: with all data in a batch, 0.5 made 3.5% and 0.9 made 5.6%; batches make more
 
 
 def dropout_noise(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:

@@ -392,7 +392,7 @@ def leaves_every_range(losses: Array) -> bool:
 
 @computed_once
 def out_of_range_from(optimizer: OptimizerFacts) -> int | None:
-    """The first step whose loss is huge and a million times its first level, if 5 % of the rows and three have such.
+    """The first step whose loss is huge and a million times its first level, if 5% of the rows and three have such.
 
     Single losses between them may be small: values that run away swing over many orders of magnitude. Beside a reward
     the errors may grow as the square of it.

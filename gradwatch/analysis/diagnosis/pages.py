@@ -229,7 +229,7 @@ PAGES: dict[str, Page] = {
             "the loss climbs with the norm to the end, or the last of fewer than 15 losses leave all before them,"
             " together with the norms",
             "the norms grew fivefold while the loss fell no more, for half of its rows or longer: then it is a warning",
-            "fewer than 100 losses never fell and end a tenth above the first ones, or more of them 15 % above,"
+            "fewer than 100 losses never fell and end a tenth above the first ones, or more of them 15% above,"
             " under raised norms",
             "each of the last losses, three or a hundredth of all, is twice nearly all of the half before them, under"
             " norms that rose threefold",
@@ -262,7 +262,7 @@ PAGES: dict[str, Page] = {
         title="Spikes come back and undo progress",
         cure="rate",
         meaning="Steps far above their neighbours keep recurring, and at least three of them throw the loss back: it"
-        " stays above its level for some steps. This is a warning if the loss is above its level for 5 % of the steps,"
+        " stays above its level for some steps. This is a warning if the loss is above its level for 5% of the steps,"
         " and information below that. If the first setback is among the first hundred steps, a missing warm-up is"
         " named as a cause.",
         also=(
@@ -273,7 +273,7 @@ PAGES: dict[str, Page] = {
         ),
         unless=("the spikes do not change the loss: the finding is then `spike`",),
         example="A fine-tuning in which one batch in thirty has a picture in another unit: each such step throws the"
-        " network back, and it ends at 69 % instead of 95 %.",
+        " network back, and it ends at 69% instead of 95%.",
         confirm="Train again from the same seed with the threshold that `gradwatch recommend` gives, and compare the"
         " loss after these steps.",
         fix="Look at the batches of these steps. If they are all right, clip or lower the learning rate. With Adam a"
@@ -419,9 +419,9 @@ PAGES: dict[str, Page] = {
     "learning-rate-too-high": Page(
         title="The learning rate is too high",
         cure="rate",
-        meaning="The loss did not stay down, and the median update changes a parameter by more than 2 % of its norm. Of"
+        meaning="The loss did not stay down, and the median update changes a parameter by more than 2% of its norm. Of"
         " several optimizers it is information: the loss of one may rise because another learns.",
-        example="Each step changes a layer by 30 % of its weights' norm.",
+        example="Each step changes a layer by 30% of its weights' norm.",
         confirm="Train with a third of the learning rate.",
         fix="Lower the learning rate before you change the clipping. Clipping would only mask the problem.",
     ),
@@ -429,7 +429,7 @@ PAGES: dict[str, Page] = {
         title="The loss ends well above its best",
         cure="rate",
         meaning="The median of the last tenth of the losses is significantly above that of the best tenth, by more"
-        " than 15 % of the progress. This is a warning if half of the progress is undone and there is only one"
+        " than 15% of the progress. This is a warning if half of the progress is undone and there is only one"
         " optimizer. If weight decay has shrunk the weights to less than half, it is named as the cause, and the"
         " learning rate is not.",
         also=(
@@ -438,7 +438,7 @@ PAGES: dict[str, Page] = {
             "each of the last of 10 to 29 losses is above 1.5 times the best few in a row, or above 1.17 times where"
             " that is far above their noise",
             "the loss clearly stands above its best, by more than its noise and than its levels wander, and does not"
-            " come down again: by 4 % where the norms rose by half or more meanwhile, by 17 % and a quarter of the"
+            " come down again: by 4% where the norms rose by half or more meanwhile, by 17% and a quarter of the"
             " fall, in logarithms, where the loss alone says so. With one optimizer it is a warning",
         ),
         unless=("the norms have grown too: the finding is then `diverged`",),
@@ -451,10 +451,10 @@ PAGES: dict[str, Page] = {
         title="The reward fell and did not come back",
         cure="rate",
         meaning="The history of a policy has its reward, and the last fifth of the rewards lies below the best fifth in"
-        " nearly all pairs, by a third of that level, or by 15 % that undo 40 % of what the reward had gained. The loss"
+        " nearly all pairs, by a third of that level, or by 15% that undo 40% of what the reward had gained. The loss"
         " of such a training is a surrogate and shows nothing of this.",
         also=(
-            "the last of 8 to 19 rewards lie below all before, by more than four times their noise or 60 % of the best"
+            "the last of 8 to 19 rewards lie below all before, by more than four times their noise or 60% of the best"
             " level",
             "the fall begins within the first twentieth of the rewards, or happens in the last, and undoes three"
             " quarters of what the reward had gained",
@@ -475,7 +475,7 @@ PAGES: dict[str, Page] = {
         title="The validation loss rises while the training's falls",
         cure="signal",
         meaning="There are at least six validations, and at least three came after the best one. Their loss is"
-        " higher by more than 5 % and by more than its noise, while the training loss kept falling. The gradients"
+        " higher by more than 5% and by more than its noise, while the training loss kept falling. The gradients"
         " are healthy, so"
         " it is information. The validation losses are those of `watch.log(validation_loss=...)`, or the"
         " `eval_loss` of Transformers and the `val_loss` of Lightning and Keras.",
@@ -489,10 +489,10 @@ PAGES: dict[str, Page] = {
     "dropout-noise": Page(
         title="Norms scatter because of dropout",
         cure="signal",
-        meaning="The norms scatter by less than 10 % from step to step, and the model drops half of the units of a"
+        meaning="The norms scatter by less than 10% from step to step, and the model drops half of the units of a"
         " layer or more. Dropout explains as much. It is information: nothing is wrong.",
-        example="A small network with all data in each batch: its norms scatter by 0.7 % without dropout, by 3.5 % with"
-        " 0.5 and by 5.6 % with 0.9.",
+        example="A small network with all data in each batch: its norms scatter by 0.7% without dropout, by 3.5% with"
+        " 0.5 and by 5.6% with 0.9.",
         confirm="Train some steps with all data in a batch, with dropout and without.",
         fix="Nothing needs to change. No clipping threshold removes this scatter; a lower dropout does.",
         sources=("Srivastava et al. 2014, 'Dropout', https://jmlr.org/papers/v15/srivastava14a.html",),
@@ -500,17 +500,17 @@ PAGES: dict[str, Page] = {
     "no-progress": Page(
         title="The loss has not fallen since the first step",
         cure="signal",
-        meaning="No tenth of the losses has a median that is 2 % below the first losses, and the losses scatter so"
-        " little that a fall of 5 % would show. It is information, because a model that knew its task before the run"
+        meaning="No tenth of the losses has a median that is 2% below the first losses, and the losses scatter so"
+        " little that a fall of 5% would show. It is information, because a model that knew its task before the run"
         " began looks the same. In an imported history of 10 losses or more it is a warning if the loss stands within"
-        " 3 % and its rows differ by less than 1 % from the first ones on, as if it did not depend on the inputs.",
+        " 3% and its rows differ by less than 1% from the first ones on, as if it did not depend on the inputs.",
         also=(
             "an imported loss stands at what a guess costs, the logarithm of the number of classes (2, 3, 4, 5, 10, 100"
             " or 1,000), also in noisy rows (a warning)",
             "it stands between 4 and 12.5, higher than a language model that has learnt, or while the norms fall to a"
             " fifteenth (a warning)",
             "it comes down to 6.3 or more, about what the frequency of words alone gives, and stands there (a warning)",
-            "no tenth of an imported loss is a tenth below the first, and the last three are 8 % above it, beyond"
+            "no tenth of an imported loss is a tenth below the first, and the last three are 8% above it, beyond"
             " chance, or one was twice as high and the loss is back where it began (a warning)",
             "the reward of a policy is its lowest in three rows of four and does not become more (a warning)",
             "the reward of a policy stays between 0 and 0.1, or below 0 in 100 rows or more, and does not become more"
@@ -587,7 +587,7 @@ PAGES: dict[str, Page] = {
         title="Updates are out of proportion",
         cure="rate",
         meaning="In the second half of the run, the median update of one or a few matrices was at least ten times that"
-        " of the others, beside the weights that each began with, and 0.5 % or more of its present norm. Their rate"
+        " of the others, beside the weights that each began with, and 0.5% or more of its present norm. Their rate"
         " is much higher than that of the rest; their weights often grow until it looks ordinary. A matrix is compared"
         " with others of its type (attention, recurrent, adapters, convolutions) if there are three or more, and"
         " otherwise with all matrices except embeddings. A high rate can be intended, as for a new head on a"
@@ -632,7 +632,7 @@ PAGES: dict[str, Page] = {
     "one-parameter-dominates": Page(
         title="One parameter carries the norm",
         cure="threshold",
-        meaning="One parameter has 90 % of the squared norm or more. A threshold on the total norm is then in effect a"
+        meaning="One parameter has 90% of the squared norm or more. A threshold on the total norm is then in effect a"
         " threshold on this parameter.",
         example="An embedding whose gradient is the sum over a batch.",
         confirm="Run `gradwatch report`, which lists the norms of each layer.",

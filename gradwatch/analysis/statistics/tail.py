@@ -13,7 +13,7 @@ MOST_OF_TAIL = 262_144  # norms, of which thousands are in the tail
 
 
 def tail_index(norms: Array, share: float = 0.05, window: int = 257) -> tuple[float, float, float]:
-    """Hill's estimate of the tail index of the norms about their moving median: the index, and its 95 % interval.
+    """Hill's estimate of the tail index of the norms about their moving median: the index, and its 95% interval.
 
     ``1 / alpha = mean(ln(X_i / X_(k+1)))`` over the k largest, where k is ``share`` of them and at least 10
     (Hill 1975, "A simple general approach to inference about the tail of a distribution"); the interval is
@@ -38,7 +38,7 @@ LONG, STRETCHES = 200_000, 16
 
 
 def detrended_sample(norms: Array, window: int = 257, most: int = 65_536) -> Array:
-    """`detrended`, of a long run that of evenly spread stretches: 65,536 norms tell their scatter within 1 %.
+    """`detrended`, of a long run that of evenly spread stretches: 65,536 norms tell their scatter within 1%.
 
     >>> len(detrended_sample(np.ones(100_000))), len(detrended_sample(np.ones(1_000_000)))
     (100000, 65536)

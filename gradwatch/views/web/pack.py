@@ -57,7 +57,7 @@ def embed(packed: bytes) -> str:
 
 
 def to_bfloat16(values: Floats) -> NDArray[np.uint16]:
-    """Round float32 to the nearest bfloat16, which is right to 0.4 %; NaN and infinity stay, no value becomes infinite.
+    """Round float32 to the nearest bfloat16, which is right to 0.4%; NaN and infinity stay, no value becomes infinite.
 
     >>> to_bfloat16(np.array([1.0, np.inf, -1.0], np.float32)).tolist()
     [16256, 32640, 49024]

@@ -45,7 +45,7 @@ def test_a_validation_loss_that_turns(tmp_path):
     "validations",
     [
         pytest.param(np.linspace(2, 1, len(AT)), id="falls to the end"),
-        pytest.param(turning(rise=0.004), id="rises by 4 %"),
+        pytest.param(turning(rise=0.004), id="rises by 4%"),
         pytest.param(1.5 + 0.3 * np.random.default_rng(0).standard_normal(len(AT)), id="scatters"),
         pytest.param(turning(low=len(AT) - 2, rise=1.0), id="one validation after the best"),
         pytest.param([*np.linspace(2, 1, len(AT) - 3), 5.0, 1.0, 1.0], id="one bad validation"),

@@ -211,7 +211,7 @@ TENFOLD = np.array(steady(100)) * np.geomspace(1, 100, 100)
 @pytest.mark.parametrize(
     ("rewards", "told"),
     [
-        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.5)] + NOISE, True, id="by 44 %"),
+        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.5)] + NOISE, True, id="by 44%"),
         pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.68)] + NOISE, True, id="by a quarter"),
         pytest.param(np.r_[np.full(60, -90.0), np.full(40, -1600.0)] * (1 + 8 * NOISE), True, id="far, scattered"),
     ],

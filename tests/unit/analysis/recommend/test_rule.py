@@ -28,7 +28,7 @@ def test_a_calm_run_gets_a_guard(tmp_path):
 
 
 def test_a_calm_run_with_large_weights_gets_the_bound_on_an_update(tmp_path):
-    """At a learning rate of 0.1 an update of norm 10 moves weights of norm 50 by 2 %; momentum's echoes of
+    """At a learning rate of 0.1 an update of norm 10 moves weights of norm 50 by 2%; momentum's echoes of
     independent steps add up to 1 / sqrt(1 - 0.81) of one."""
     records = weighing(stream(steady(3000)), 50.0)
     advice = Run(write_run(tmp_path / "run", records)).recommend()
@@ -48,7 +48,7 @@ def test_the_guard_of_a_clipped_run_lies_within_what_the_optimizer_was_given(tmp
 
 
 def test_a_run_that_exploded_gets_a_bound_near_its_healthy_norms(tmp_path):
-    """An update of 2 % of the weights would be a norm of 20; no healthy one was half as large."""
+    """An update of 2% of the weights would be a norm of 20; no healthy one was half as large."""
     norms = steady(2000, spread=0.5) + [10.0, 100.0, 1e4, 1e8, math.inf, math.nan]
     advice = Run(write_run(tmp_path / "run", weighing(stream(norms), 100.0))).recommend()
     usable = np.array(norms[100:1990])
