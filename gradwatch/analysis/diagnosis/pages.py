@@ -297,7 +297,8 @@ PAGES: dict[str, Page] = {
         " the momentum and the second moments of the one before. If they have no such state, this is information.",
         example="`optimizer = Adam(model.parameters())` inside the loop over epochs, or over batches.",
         confirm="Print `id(optimizer)` at each pass of the loop.",
-        fix="Create the optimizer once, before the loop. To lower its rate, use a scheduler.",
+        fix="Create the optimizer once, before the loop. To lower its rate, use a scheduler. In meta-learning (Reptile,"
+        " MAML) a new optimizer for each inner loop is intended: leave it, and keep that of the outer loop.",
     ),
     "loss-scale": Page(
         title="The loss scale finds no level",
@@ -445,7 +446,8 @@ PAGES: dict[str, Page] = {
         example="A constant learning rate that is too high for the end of the training.",
         confirm="Evaluate the checkpoints of the best level and of the end on the same held-out data.",
         fix="Keep the best checkpoint. Lower the learning rate towards the end, or look at the data from where the"
-        " loss turns. With a curriculum or an adversary, such a rise can be intended.",
+        " loss turns. With an adversary or a curriculum (harder examples, longer sequences, noise that grows), such a"
+        " rise can be intended: the loss alone can't tell, but that of held-out data of one difficulty can.",
     ),
     "reward-lost": Page(
         title="The reward fell and did not come back",

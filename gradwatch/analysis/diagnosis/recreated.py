@@ -100,7 +100,8 @@ def optimizer_recreated(facts: Facts) -> Finding | None:
         cause=f"the optimizer is created inside the loop over {loop}, or a function that creates it is called again",
         remedy="create the optimizer once, before the loop; to lower its rate use a scheduler, or set"
         ' param_group["lr"]',
-        confirm="print id(optimizer) at each pass of the loop",
+        confirm="print id(optimizer) at each pass of the loop; is it the inner loop of meta-learning (Reptile, MAML),"
+        " where a new optimizer is intended?",
     )
 
 

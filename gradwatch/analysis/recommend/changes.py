@@ -205,8 +205,9 @@ def _with_optimizer(history: OptimizerHistory, changes: Mapping[str, str]) -> tu
         if not keeps:
             new = replace(new, update_ratio=None, least_norm=0.0)
     if "lr" in changes:
-        rate, old = float(changes["lr"]), new.learning_rate
-        ratio = new.update_ratio * rate / old if new.update_ratio is not None and old else new.update_ratio
+        rate, old, ratio = float(changes["lr"]), new.learning_rate, new.update_ratio
+        if ratio is not None and old and not new.is_adaptive:
+            ratio *= rate / old  # an adaptive one's says only whether the recorded updates could have lowered the loss
         new = replace(new, learning_rate=rate, update_ratio=ratio)
     return new, reasons
 

@@ -59,6 +59,7 @@ def test_an_optimizer_for_each_epoch(tmp_path):
     assert found.severity == "warning"
     assert (found.evidence["optimizers"].value, found.evidence["steps_each"].value) == (5, 12)
     assert found.evidence["steps"].value == 60
+    assert "meta-learning" in found.confirm
     assert "too-short" not in codes(run)
 
 

@@ -76,6 +76,23 @@ def test_the_learning_rate_of_an_optimizer_that_normalises_does_not_move_the_thr
     assert any("does not move the threshold" in reason for reason in after.reasons)
 
 
+@pytest.mark.parametrize(
+    ("updates", "times", "clip"),  # updates of 0.005 of the weights could have lowered the loss
+    [(0.002, 100.0, "ZClip()"), (0.02, 0.01, "AutoClip(10)")],
+)
+def test_another_rate_under_adam_changes_nothing_where_the_loss_stands(tmp_path, updates, times, clip):
+    half = np.full(2, 1.0, np.float32)
+    weights = WeightStats(weight_norm=half, update_norm=half * np.float32(updates))
+    losses = np.random.default_rng(0).normal(0.7, 0.01, 400).tolist()
+    records = [
+        dataclasses.replace(record, learning_rates=(1e-3,), weights=weights)
+        for record in stream(steady(400), losses=losses)
+    ]
+    before, after = recommend_after(Run(write_run(tmp_path, records, "Adam", {"lr": 1e-3})), {"lr": str(1e-3 * times)})
+    assert before.clip == clip
+    assert (after.max_norm, after.low, after.high, after.clip) == (before.max_norm, before.low, before.high, clip)
+
+
 @pytest.mark.parametrize("noise", [0.1, 1.0, 20.0])
 @pytest.mark.parametrize("times", [0.25, 2.0, 16.0])
 def test_a_larger_batch_lowers_the_norms_as_simulated_gradients_do(tmp_path, noise, times):
