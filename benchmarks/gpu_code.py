@@ -32,7 +32,7 @@ from triton.compiler import ASTSource
 
 from gradwatch.measure import fused_triton, updates_triton
 from gradwatch.measure.sampling import RUN
-from gradwatch.measure.updates import ROW_WORDS
+from gradwatch.measure.updates_tables import ROW_WORDS
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100)
 DTYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}

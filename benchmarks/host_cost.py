@@ -50,8 +50,13 @@ from gradwatch.measure import (
     magnitudes,
     measure,
     measure_updates,
+    moved,
     routes,
     updates,
+    updates_kept,
+    updates_numbers,
+    updates_operators,
+    updates_pointers,
     updates_triton,
 )
 from gradwatch.recording import alignment, weight_sampler
@@ -230,6 +235,15 @@ def _kind(step: int, every: int, samples: bool) -> tuple[bool, bool, bool]:
     )
 
 
+@contextlib.contextmanager
+def numbers_on_device_by(is_remote: Callable[[Any], bool]) -> Iterator[None]:
+    """Let this tell which settings and numbers of steps lie on the device."""
+    with contextlib.ExitStack() as stack:
+        for module in (moved, updates_kept, updates_numbers, updates_operators, updates_pointers):
+            stack.enter_context(mock.patch.object(module, "is_remote", is_remote))
+        yield
+
+
 def _print_updates(count: int, rounds: int, where: str) -> None:
     weights = list(_weights(count).parameters())
     optimizer = torch.optim.AdamW(weights)
@@ -331,11 +345,11 @@ def main() -> None:
         print("gradients   recorded   steps on   a step of a run   nothing sampled: median   least   goal")
         for count, rounds in ROUNDS.items():
             for what, where, is_remote, options in (
-                ("gradients", "host", updates._is_remote, {"weights_every": 0, "updates_every": 0}),
-                ("default", "host", updates._is_remote, {}),
+                ("gradients", "host", moved.is_remote, {"weights_every": 0, "updates_every": 0}),
+                ("default", "host", moved.is_remote, {}),
                 ("default", "device", _is_number, {}),
             ):
-                with mock.patch.object(updates, "_is_remote", is_remote):
+                with numbers_on_device_by(is_remote):
                     run, median, least = of_recorded_step(count, rounds, **options)
                 print(
                     f"{count:>9}   {what:<10} {where:<8} {run:>17.2f} {median:>25.2f} {least:>7.2f}  ",
@@ -344,8 +358,8 @@ def main() -> None:
                 )
         print("weights     steps on   updates: of all   sentinels   a step")
         for count, rounds in ROUNDS.items():
-            for where, is_remote in (("host", updates._is_remote), ("device", _is_number)):
-                with mock.patch.object(updates, "_is_remote", is_remote):
+            for where, is_remote in (("host", moved.is_remote), ("device", _is_number)):
+                with numbers_on_device_by(is_remote):
                     _print_updates(count, rounds, where)
         print("gradients   handed out first   saved of the optimizer")
         for count, rounds in ROUNDS.items():

@@ -17,6 +17,7 @@ from gradwatch.measure.devices import (
 )
 from gradwatch.measure.magnitudes import measure_magnitudes
 from gradwatch.measure.measurement import Measurement
+from gradwatch.measure.moved import closed_form_of
 from gradwatch.measure.routes import (
     ZEROS_EVERY,
     count_above,
@@ -42,7 +43,7 @@ from gradwatch.measure.sharded import (
     stands_in,
 )
 from gradwatch.measure.tensor_parallel import count_unknown_parts, parts_by_attributes
-from gradwatch.measure.updates import closed_form_of, measure_updates, reads_updates_at_once, updates_route_of
+from gradwatch.measure.updates import measure_updates, reads_updates_at_once, updates_route_of
 from gradwatch.record import total
 
 __all__ = [

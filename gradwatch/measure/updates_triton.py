@@ -232,7 +232,7 @@ def read_updates(table: NDArray[np.uint64], like: Tensor, dtypes: Sequence[torch
     """Return the statistics as a (4, parameters) float64 tensor on the device.
 
     Args:
-        table: a row for each parameter, as `gradwatch.measure.updates` makes them.
+        table: a row for each parameter, as `gradwatch.measure.updates_tables` makes them.
         like: a tensor on the device where all of it lies.
         dtypes: of what the rows point to, in the order of `KINDS`.
         is_adam: whether there are second moments.

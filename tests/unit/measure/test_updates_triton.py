@@ -18,12 +18,13 @@ import math, sys
 import numpy as np, torch
 from torch import nn
 sys.path.insert(0, {folder!r})
-import test_updates as cases
-from gradwatch.measure import routes, updates as module, updates_triton as kernel
+import updating as cases
+from gradwatch.measure import moved, routes, sampling, updates as module, updates_triton as kernel
+from gradwatch.measure import updates_kept, updates_numbers, updates_operators, updates_pointers
 from gradwatch.measure.updates import measure_updates
 
 routes._TRITON_DEVICES.add("cpu")
-by_compiled, of_host, launches, read_updates = module.reads_updates, module._is_remote, [], kernel.read_updates
+by_compiled, of_host, launches, read_updates = module.reads_updates, moved.is_remote, [], kernel.read_updates
 
 def counted(table, like, dtypes, *, is_adam):
     launches.append(len(table))
@@ -31,6 +32,10 @@ def counted(table, like, dtypes, *, is_adam):
 
 kernel.read_updates = counted
 module.reads_updates = lambda: False
+
+def decide_by(is_remote):
+    for each in (moved, updates_kept, updates_numbers, updates_operators, updates_pointers):
+        each.is_remote = is_remote
 
 def is_device_number(value):
     return isinstance(value, torch.Tensor) and value.numel() == 1 and not isinstance(value, nn.Parameter)
@@ -73,9 +78,9 @@ FORMULAS = """
 for kind, options in cases.CASES[::{every}]:
     cases.check_steps(kind, options, steps=2)
     # the same with the number of steps, and the rate where it is a tensor, left on the device
-    module._is_remote = is_device_number
+    decide_by(is_device_number)
     cases.check_steps(kind, options, steps=2)
-    module._is_remote = of_host
+    decide_by(of_host)
 assert sum(launches) == len(cases.CASES[::{every}]) * 2 * 2 * len(cases.SHAPES)
 
 # groups of their own settings, and betas that leave nothing to correct
@@ -87,12 +92,12 @@ def groups(weights):
     ]
 
 for remote in (of_host, is_device_number):
-    module._is_remote = remote
+    decide_by(remote)
     cases.check_steps(torch.optim.AdamW, {{"weight_decay": 0.1}}, groups=groups)
 
 # a decay on the device, which the kernel does not read
 cases.check_steps(torch.optim.AdamW, {{"weight_decay": torch.tensor(0.1)}})
-module._is_remote = of_host
+decide_by(of_host)
 print("agrees")
 """
 
@@ -172,10 +177,10 @@ import mmap
 size = 2**32 + 500
 pages = mmap.mmap(-1, 2 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0))
 huge = torch.frombuffer(pages, dtype=torch.bfloat16)
-sampling = module.sampling_of((size,), 128)
-assert (sampling.runs - 1) * sampling.stride > 2**31
-for run in range(sampling.runs):
-    huge[run * sampling.stride :][: sampling.length] = 1 + run
+chosen = sampling.sampling_of((size,), 128)
+assert (chosen.runs - 1) * chosen.stride > 2**31
+for run in range(chosen.runs):
+    huge[run * chosen.stride :][: chosen.length] = 1 + run
 large = nn.Parameter(huge)
 large.grad = huge.detach()
 sgd = torch.optim.SGD([large], lr=0.5)
@@ -196,10 +201,10 @@ found, _ = launched(optimizer, weights)
 assert len(sent) == first + 1 and abs(found["update_norm"][0] - 0.25) < 1e-6
 
 # settings on the device that the kernel does not read
-module._is_remote = is_device_number
+decide_by(is_device_number)
 optimizer.state[weights[0]]["step"] = torch.tensor(1.0, dtype=torch.float64)
 assert launched(optimizer, weights)[1] == 0
-module._is_remote = of_host
+decide_by(of_host)
 
 # a kernel that fails is left for good, and the numbers stay
 def broken(*arguments, **options):
@@ -341,15 +346,14 @@ for kind, options in ((torch.optim.AdamW, {{}}), (torch.optim.SGD, {{}}), (torch
 # the number of steps and the rate on the device
 weights = [nn.Parameter(torch.randn(shape)) for shape in ((3, 4), (70,))]
 optimizer = torch.optim.AdamW(weights, lr=torch.tensor(0.1), foreach=False)
-of_host = module._is_remote
 for step in range(4):
     for weight in weights:
         weight.grad = torch.randn_like(weight)
     optimizer.step()
     theirs = compiled(optimizer, weights, 4096)
-    module._is_remote = is_device_number
+    decide_by(is_device_number)
     mine, read = launched(optimizer, weights, 4096)
-    module._is_remote = of_host
+    decide_by(of_host)
     assert read == 2
     alike(mine, theirs, rtol=2e-6)
     optimizer.param_groups[0]["lr"].mul_(0.5)
