@@ -41,4 +41,5 @@ def _names_for_doctests(
     if isinstance(request.node, pytest.DoctestItem):
         folder: Path = tmp_path_factory.mktemp("doctest")
         doctest_namespace["tmp_path"] = folder
-        doctest_namespace["example_run"] = write_run(folder / "example", stream([1.0] * 400))
+        if any("example_run" in example.source for example in request.node.dtest.examples):
+            doctest_namespace["example_run"] = write_run(folder / "example", stream([1.0] * 400))

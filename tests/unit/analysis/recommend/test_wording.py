@@ -17,9 +17,9 @@ from gradwatch.testing import replaced, steady, stream, write_run
 MODERATE = (3.0, 2.5, 3.5)
 
 
-@pytest.fixture
-def calm(tmp_path):
-    return optimizer_history(Run(write_run(tmp_path, stream(steady(400)))))
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    return optimizer_history(Run(write_run(tmp_path_factory.mktemp("calm"), stream(steady(400)))))
 
 
 def choice(basis="update-bound", **more):
