@@ -246,9 +246,8 @@ def contradictions(run: Path, findings: tuple[dict[str, Any], ...]) -> list[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument(
-        "half", choices=["tuning", "held_out", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"]
-    )
+    rounds = ["fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh"]
+    parser.add_argument("half", choices=["tuning", "held_out", *rounds])
     parser.add_argument("--only", default="")
     parser.add_argument("--runs", type=Path, help="keep the runs here, and take those that are there")
     options = parser.parse_args()
