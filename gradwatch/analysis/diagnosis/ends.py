@@ -65,7 +65,7 @@ MIN_AFTER = 3  # last norms, or last losses of a few: fewer may be a spike
 LEFT_RATIO = 2.0  # times all losses before, as for levels
 LEFT_NORM_RATIO = 3.0  # times the median norm before: the largest of a few norms exceeds the median anyway
 TOLD_BY_TWO, TWO_NORM_RATIO = 3.0, 8.0  # the same for two rows at the end, which may be a spike
-BY_ONE_RATIO = 5.0  # the same for a single loss before, which may be low by chance
+BY_FEW_RATIO = 5.0  # the same where fewer than three losses came before, which may be low by chance
 CLIMB_ROWS, MIN_BEFORE = 4, 2  # rows, in each of which loss and norm have to grow, and rows before them
 CLIMB_RATIO = 3.0  # times, from the first to the last of these rows
 RISEN_RATIO = 1.2  # times the median loss before; little, because norms that are huge or left their level witness it
@@ -323,8 +323,8 @@ def leaves_for_good(losses: Array, norms: Array) -> bool:
     """Whether from some row on each loss is above twice all losses before, and the norms left their level there.
 
     The level is the median norm before that row. The norms count from one row earlier: a step throws off the loss of
-    the next one. Two rows are enough where loss and norms left farther. A first loss may be low by chance, so that all
-    others have to lie above five times that.
+    the next one. Two rows are enough where loss and norms left farther. One or two first losses may be low by chance:
+    then all others have to lie above five times these.
 
     >>> leaves_for_good(np.array([3.1, 2.9, 2.8, 7.0, 9.0, 8.5]), np.array([1.0, 1, 4, 9, 5, 5]))
     True
@@ -334,7 +334,7 @@ def leaves_for_good(losses: Array, norms: Array) -> bool:
     for at in range(1, len(losses) - 1):
         is_told_by_two = at > len(losses) - MIN_AFTER
         ratio, norm_ratio = (TOLD_BY_TWO, TWO_NORM_RATIO) if is_told_by_two else (LEFT_RATIO, LEFT_NORM_RATIO)
-        if losses[at:].min() > (BY_ONE_RATIO if at == 1 else ratio) * losses[:at].max() > 0:
+        if losses[at:].min() > (BY_FEW_RATIO if at < MIN_AFTER else ratio) * losses[:at].max() > 0:
             level, after = float(np.median(norms[:at])), norms[max(1, at - 1) :]
             return bool(after.max() > norm_ratio * level or np.median(after) < FALLEN_RATIO * level)
     return False

@@ -61,9 +61,10 @@ HUGE_NORM_RATIO = 100.0  # times the first norms: critical also where no loss is
 LEFT_NORM_RATIO, LEFT_LOSS_SHARE = 3.0, 0.5  # norm, and rise of the loss in its first value: left at once, by some
 FEW_LEFT_RATIO = 3.0  # times the first of few losses, and of their norms: left at once and for good
 FALLEN, FAR_FALLEN = 0.5, 0.8  # of the first of few losses: what the best one reached; beside norms that rose so far
+FEW_NOISE = 2.5  # times the noise of the logarithms of few losses: by chance they fall and rise again as far
 FEW_RISE_SHARE = 0.25  # of the progress of few losses: a rise by more counts beside norms that rose so far
 LEARNT_SHARE = 0.9  # of the first loss: beside norms that grow without end, a smaller fall is no progress
-THROWN_OFF, NOT_BACK = 10.0, 0.97  # times the first loss, after the first updates; of it: no later level is lower
+THROWN_OFF, NOT_BACK = 10.0, 0.9  # times the first loss, after the first updates; of it: no later level is lower
 THROWN_UP = 1.5  # the same of two of the losses
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 CALM_RATIO, OUT_OF_NOISE = 1.5, 4.0  # of the best level, and times the noise: growth has begun above both
@@ -137,7 +138,7 @@ def _left_at_once(losses: Array, norms: Array) -> bool:
 
 @computed_once
 def _thrown_off_at_once(optimizer: OptimizerFacts) -> bool:
-    """Whether the first updates lifted loss and norm tenfold, and the loss never came below its start again.
+    """Whether the first updates lifted loss and norm tenfold, and no later level was a tenth below its start.
 
     Tenfold also of nearly all losses of the second half: where losses scatter as far, the first may be low.
     """
@@ -428,8 +429,8 @@ def _few_ended_badly(optimizer: OptimizerFacts, losses: Array, norms: Array) -> 
     - The loss rises above all before under norms that are huge or rose as well (`rises_above_all`), or huge norms grow
       from row to row while it does not fall.
     - The first row was the best, and loss and norm left it at once.
-    - The loss fell to less than half and rose again with the norm by more than half of that fall, or by more than a
-      quarter beside norms that rose tenfold.
+    - The loss fell to less than half and rose again with the norm by more than half of that fall and than its noise,
+      or by more than a quarter beside norms that rose tenfold.
     """
     surrogate = optimizer.history.has_surrogate_loss
     should_fall = not surrogate and not optimizer.has_rivals
@@ -459,10 +460,21 @@ def _fell_and_rose(losses: Array, norms: Array) -> bool:
     leapt = float(np.median(norms[best + 1 :])) > FAR_RAISED_NORM_RATIO * float(np.median(norms[: best + 1]))
     if float(losses[best]) > (FAR_FALLEN if leapt else FALLEN) * first:
         return False
+    if not leapt and math.log(after[-MIN_FEW_RISEN:].min() / losses[best]) < FEW_NOISE * _noise_of_few(losses):
+        return False
     risen = bool((after[-MIN_FEW_RISEN:] > losses[best] + LOST_RISE_SHARE * (first - losses[best]) / 2).all())
     share = FEW_RISE_SHARE if raised > FAR_RAISED_NORM_RATIO else LOST_RISE_SHARE
     enough = float(after[-1] - losses[best]) > share * float(first - losses[best])
     return risen and enough and raised > RAISED_NORM_RATIO
+
+
+def _noise_of_few(losses: Array) -> float:
+    """How the logarithms of losses scatter about the lines through their neighbours, as a robust standard deviation.
+
+    >>> _noise_of_few(np.geomspace(9.0, 1.0, 8)) < 1e-9
+    True
+    """
+    return robust_deviation(np.diff(np.log(losses), 2)) / math.sqrt(6)
 
 
 def _rows_with_both(optimizer: OptimizerFacts) -> tuple[Array, Array]:

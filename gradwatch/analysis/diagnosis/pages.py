@@ -236,7 +236,7 @@ PAGES: dict[str, Page] = {
             "no loss is known or none fell, and the last norms are a hundredfold the first ones; twentyfold in few"
             " rows",
             "the first updates lifted the norm tenfold and the loss as far, or two losses half above what is usual"
-            " later, and the loss never came below its start again",
+            " later, and no later level of the loss was a tenth below its start",
             "a twentieth of the losses is above a million, and a million times the first ones, whatever lies between"
             " them",
             "a loss below 0 grows tenfold in size with its norms: such a loss has no minimum",

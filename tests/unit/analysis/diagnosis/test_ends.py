@@ -114,6 +114,8 @@ def test_a_calm_training_ends_where_it_should(tmp_path):
         pytest.param([1.0, 1, 1, 0.04, 0.05, 0.05], [3.1, 2.9, 2.8, 7.4, 9.1, 8.5], True, id="without a gradient"),
         pytest.param([1.0, 9, 5, 6], [3.1, 17, 21, 18], True, id="four rows"),
         pytest.param([0.5, 2, 2, 1.4, 2], [0.13, 0.55, 0.40, 0.43, 0.38], False, id="noise: a first loss that is low"),
+        pytest.param([0.5, 0.4, 1.9, 1, 1.2], [0.338, 0.321, 1.748, 0.778, 1.077], False, id="noise: two that are low"),
+        pytest.param([1.0, 1.1, 60, 9, 30], [1.0, 1.2, 6.5, 40.0, 900.0], True, id="five rows, without end"),
         pytest.param([1.2, 0.6, 1, 1.4, 1.9], [0.45, 0.17, 0.35, 0.6, 0.85], False, id="noise: four rows that climb"),
         pytest.param([1.0, 1, 2, 2, 2, 2], [3.1, 2.9, 2.8, 7.4, 9.1, 8.5], False, id="the norms stay"),
         pytest.param([1.0, 1, 2, 9, 5, 6], [3.1, 2.9, 2.8, 7.4, 9.1, 4.5], False, id="comes near again"),

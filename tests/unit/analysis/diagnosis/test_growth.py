@@ -59,6 +59,7 @@ def test_a_first_loss_that_never_comes_again_beside_norms_that_grew_tenfold(tmp_
     ("first", "leap", "level", "told"),
     [
         pytest.param(2.3, 2e3, 2.4, True, id="it ends above its start"),
+        pytest.param(2.3, 2e3, 2.2, True, id="it hardly came below its start"),
         pytest.param(2.3, 2e3, 1.5, False, id="it came below its start"),
         pytest.param(2.3, 3.0, 2.4, False, id="no leap"),
     ],
@@ -367,6 +368,9 @@ def test_of_a_spike_at_the_last_step_no_return_is_told(tmp_path):
         pytest.param([40.0, 14, 24, 7, 8, 7, 6, 7], [*FEW, 5.8, 7.0, 10.0], id="norms stay"),
         pytest.param([40.0, 14, 24, 7, 8, 16, 15, 70], [*FEW, 5.8, 1.9, 1.5], id="came back"),
         pytest.param([3.0, 2, 2, 3, 2, 7, 6, 7], [8.3, 8.5, 7.9, 6.9, 6.6, 9.0, 8.2, 8.8], id="little progress"),
+        pytest.param(
+            [1.7, 3.0, 0.71, 1.4, 1.5, 1.4, 2.2, 1.7], [0.44, 0.75, 0.19, 0.41, 0.34, 0.37, 0.54, 0.4], id="noise"
+        ),
     ],
 )
 def test_a_few_rows_that_are_no_divergence(tmp_path, norms, losses):
