@@ -26,6 +26,8 @@ several agents most of its bad ends. The seventeenth is one part, labelled in th
 The eighteenth is one part, labelled in the same way, with little RL of several agents.
 The nineteenth is one part of 36 sources that no earlier round has. 22 of its labels were called doubtful before it
 was judged.
+The twentieth is one part of 49 sources that no earlier round has. 51 of its 64 histories have a loss and no gradient
+norm. 14 of its labels were called doubtful before it was judged.
 
 A false warning is a finding of warning or worse over a history labelled healthy. A bad end is told when a finding of
 warning or worse, other than that the history is short, stands over it. A lone spike is told when an
