@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Set
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -282,49 +283,66 @@ def _has_usual_gradients(optimizer: OptimizerFacts) -> bool:
     return bool(len(norms)) and float(np.median(norms)) > USUAL_NORM
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Zeros:
+    """The norms of the steps that were made, 0 where they are next to nothing, and how many are 0."""
+
+    norms: Array
+    few: bool  # norms: too few to be sure
+    is_gone: bool  # the gradient, of a policy that is stuck or of a loss that was not learnt
+
+    @property
+    def share(self) -> float:
+        return float((self.norms == 0).mean())
+
+
 def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """The total norm is exactly 0 at most steps, or next to nothing where a policy gets one reward for all."""
-    norms = chosen_of(optimizer.total_norm, ~optimizer.skipped & np.isfinite(optimizer.total_norm))
-    if _losses_are_lost(optimizer) or _drops_gradients(optimizer):
+    if _losses_are_lost(optimizer) or _drops_gradients(optimizer) or _has_no_gradient_at_all(optimizer):
         return None
-    if _is_policy_stuck(optimizer):
-        norms = np.where(norms > _next_to_no_norm(optimizer, norms), norms, 0.0)
-    few = len(norms) < MIN_STEPS
-    if few and not (facts.is_imported and len(norms) >= MIN_ZERO_ROWS and (norms == 0).all()):
-        return None
-    share = float((norms == 0).mean())
-    is_gone = _is_policy_stuck(optimizer) and not norms[-max(MIN_LAST_REWARDS, len(norms) // 4) :].any()
-    if facts.is_imported and not is_gone and _vanished(optimizer, norms):
-        is_gone, norms = True, np.where(norms > GONE_NORM * np.median(norms[:MIN_GONE]), norms, 0.0)
-        share = float((norms == 0).mean())
-    if (share < HALF and not is_gone) or _has_no_gradient_at_all(optimizer):
+    zeros = _zeros_of(facts, optimizer)
+    if zeros is None or (zeros.share < HALF and not zeros.is_gone):
         return None
     if facts.without_optimizer and _untrained_from(facts) is not None:
         return None  # the gradients went to parameters that no optimizer holds
-    if facts.is_imported and not norms.any() and _moves(optimizer.history.losses):
+    if facts.is_imported and not zeros.norms.any() and _moves(optimizer.history.losses):
         return _not_the_norm(facts, optimizer)
     gone_from = _gradient_gone_from(optimizer)
+    when, why, confirm = f"at {percentage(zeros.share)} of the steps", _NO_INFLUENCE, _PRINT_INPUTS
+    remedy = _LOOK_AT_INPUTS
     if gone_from is not None:
-        when, cause, remedy = f"from step {gone_from} to the end", _UNITS_DIED, _back_before(gone_from)
-    else:
-        when, cause, remedy = f"at {percentage(share)} of the steps", _NO_INFLUENCE, _LOOK_AT_INPUTS
+        when, why, confirm = f"from step {gone_from} to the end", _UNITS_DIED, _PRINT_UNITS
+        remedy = _back_before(gone_from)
     return Finding(
         code="zero-gradients",
-        severity=_severity_of_zeros(facts, optimizer, share, few=few),
-        certainty="likely" if few else "shown",
+        severity=_severity_of_zeros(facts, optimizer, zeros),
+        certainty="likely" if zeros.few else "shown",
         what=f"the gradient{facts.of(optimizer)} is {_nothing(optimizer)} {when}, so these steps train nothing",
         optimizer=optimizer.name,
         steps=optimizer.span if gone_from is None else (gone_from, int(optimizer.steps[-1])),
         evidence={
-            "zero_gradient_steps": Quantity(share, "share of steps"),
-            "total_norm_median": Quantity(float(np.median(norms)), "norm"),
+            "zero_gradient_steps": Quantity(zeros.share, "share of steps"),
+            "total_norm_median": Quantity(float(np.median(zeros.norms)), "norm"),
         },
-        cause=cause,
+        cause=why,
         remedy=remedy,
-        confirm="print the advantage, the sum of the mask, or the inputs of the loss at one step"
-        if gone_from is None
-        else "print the share of units above 0 after each activation, for one batch",
+        confirm=confirm,
     )
+
+
+def _zeros_of(facts: Facts, optimizer: OptimizerFacts) -> _Zeros | None:
+    """None: too few norms to judge; of an imported history two are enough if all are 0."""
+    norms = chosen_of(optimizer.total_norm, ~optimizer.skipped & np.isfinite(optimizer.total_norm))
+    is_stuck = _is_policy_stuck(optimizer)
+    if is_stuck:
+        norms = np.where(norms > _next_to_no_norm(optimizer, norms), norms, 0.0)
+    few = len(norms) < MIN_STEPS
+    if few and not (facts.is_imported and len(norms) >= MIN_ZERO_ROWS and not norms.any()):
+        return None
+    is_gone = is_stuck and not norms[-max(MIN_LAST_REWARDS, len(norms) // 4) :].any()
+    if facts.is_imported and not is_gone and _vanished(optimizer, norms):
+        is_gone, norms = True, np.where(norms > GONE_NORM * np.median(norms[:MIN_GONE]), norms, 0.0)
+    return _Zeros(norms=norms, few=few, is_gone=is_gone)
 
 
 _NO_INFLUENCE = (
@@ -339,6 +357,8 @@ _UNITS_DIED = (
     "an update too large for the weights left every unit below 0, or saturated, for all inputs; or the loss does not"
     " depend on the parameters from there on"
 )
+_PRINT_INPUTS = "print the advantage, the sum of the mask, or the inputs of the loss at one step"
+_PRINT_UNITS = "print the share of units above 0 after each activation, for one batch"
 
 
 def _back_before(step: int) -> str:
@@ -456,27 +476,30 @@ def _nothing(optimizer: OptimizerFacts) -> str:
     return "exactly 0" if (norms == 0).mean() >= HALF else "next to nothing"
 
 
-def _severity_of_zeros(facts: Facts, optimizer: OptimizerFacts, share: float, *, few: bool) -> Severity:
-    """Information where the other steps of an imported history train, or of the few of a recording.
+def _severity_of_zeros(facts: Facts, optimizer: OptimizerFacts, zeros: _Zeros) -> Severity:
+    """Information where the other steps of an imported history train, or of the few of a recording."""
+    if zeros.share >= MOST_STEPS:
+        return "warning" if zeros.few else "critical"
+    if not facts.is_imported:
+        return "info" if len(optimizer.frame) < FEW_STEPS else "warning"
+    return "info" if not zeros.few and _others_train(optimizer, zeros.share) else "warning"
+
+
+def _others_train(optimizer: OptimizerFacts, share: float) -> bool:
+    """Whether the rows of an imported history that have a gradient train.
 
     A row of it has the norm of one step and the loss of several: with batches of one sample, those that are already
     learnt have a gradient of 0, and so has a step whose groups got equal rewards. A policy that is all but solved has
     few others; its reward tells.
     """
-    if share >= MOST_STEPS:
-        return "warning" if few else "critical"
-    if not facts.is_imported and len(optimizer.frame) < FEW_STEPS:
-        return "info"
-    if not facts.is_imported or few:
-        return "warning"
     rewards, losses = optimizer.history.rewards, optimizer.history.losses
     if len(rewards) >= 2 * MIN_LAST_REWARDS:
-        return "warning" if _is_policy_stuck(optimizer) or fall_of(rewards) is not None else "info"
+        return not _is_policy_stuck(optimizer) and fall_of(rewards) is None
     norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
     if share < MANY_ZEROS and norms[-max(MIN_END, len(norms) // 10) :].any():
-        return "info"
-    is_learnt = len(losses) >= MIN_LEARNT_LOSSES and not optimizer.history.has_surrogate_loss
-    return "info" if is_learnt and optimizer.history.loss_levels[-1] < HALF * first_loss(losses) else "warning"
+        return True
+    is_judged = len(losses) >= MIN_LEARNT_LOSSES and not optimizer.history.has_surrogate_loss
+    return is_judged and optimizer.history.loss_levels[-1] < HALF * first_loss(losses)
 
 
 def _has_no_gradient_at_all(optimizer: OptimizerFacts) -> bool:
@@ -836,35 +859,25 @@ def dead_parameters(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
 
     In a few steps that is information: a part of the loss may join later.
     """
-    named, made = _dead(optimizer), len(optimizer.frame)
-    events = [event for event in optimizer.events if event.kind == "dead" and event.severity != "info"]
-    events = [event for event in events if not _came_alive(optimizer, event)]
-    if not named and not events:
+    dead = _dead_of(optimizer)
+    if not dead.names:
         return None
-    units = {event.parameter: event.observed or 0.0 for event in events if event.parameter and event.limit}
-    names = tuple(dict.fromkeys([*named, *(event.parameter for event in events if event.parameter)]))
-    whole = [name for name in names if name not in units]
-    first = min([event.step for event in events], default=int(optimizer.steps[0]))
-    share_whole = _share_of_entries(optimizer, whole)
-    share = min(1.0, share_whole + sum(dead * _share_of_layer(optimizer, bias) for bias, dead in units.items()))
-    lasts = bool(events) or made >= FEW_STEPS
+    share_whole = _share_of_entries(optimizer, dead.whole)
+    share_units = sum(share * _share_of_layer(optimizer, bias) for bias, share in dead.units.items())
+    share = min(1.0, share_whole + share_units)
+    lasts = bool(dead.events) or len(optimizer.frame) >= FEW_STEPS
     is_notable = share_whole >= NOTABLE_ENTRIES or (share >= NOTABLE_ENTRIES and _ends_as_it_began(optimizer))
-    said = [f"the gradient of {listed(whole)}{facts.of(optimizer)} is exactly 0"] if whole else []
-    if units:
-        least = percentage(min(units.values()))
-        layers = listed([bias.rpartition(".")[0] or bias for bias in units])
-        said.append(f"at least {least} of the units of {layers}{facts.of(optimizer)} get no gradient")
     return Finding(
         code="dead-parameters",
         severity="warning" if is_notable and lasts else "info",
         certainty="shown",
-        what=f"{', and '.join(said)}: {percentage(share)} of the weights do not learn",
+        what=f"{_without_gradient(facts.of(optimizer), dead)}: {percentage(share)} of the weights do not learn",
         optimizer=optimizer.name,
-        parameters=names,
-        steps=(first, int(optimizer.steps[-1])),
+        parameters=dead.names,
+        steps=(min([e.step for e in dead.events], default=int(optimizer.steps[0])), int(optimizer.steps[-1])),
         evidence={
             "entries": Quantity(share, "share of the optimizer's entries"),
-            "parameters": Quantity(len(names), "parameters"),
+            "parameters": Quantity(len(dead.names), "parameters"),
         },
         cause="units that are off for every input (ReLU below 0, saturated outputs), or a path that the model"
         " multiplies by 0",
@@ -872,6 +885,38 @@ def dead_parameters(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         " activation with a slope below 0; clipping does not help",
         confirm="look at the activations that these parameters feed",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Dead:
+    """What gets no gradient: parameters, and of layers a share of their units."""
+
+    names: tuple[str, ...]
+    units: dict[str, float]  # of these, biases of layers of which a share of the units is dead
+    events: list[Event]
+
+    @property
+    def whole(self) -> list[str]:
+        return [name for name in self.names if name not in self.units]
+
+
+def _dead_of(optimizer: OptimizerFacts) -> _Dead:
+    warned = (event for event in optimizer.events if event.kind == "dead" and event.severity != "info")
+    events = [event for event in warned if not _came_alive(optimizer, event)]
+    named = [event for event in events if event.parameter]
+    units = {str(event.parameter): event.observed or 0.0 for event in named if event.limit}
+    names = tuple(dict.fromkeys([*_dead(optimizer), *(str(event.parameter) for event in named)]))
+    return _Dead(names=names, units=units, events=events)
+
+
+def _without_gradient(of: str, dead: _Dead) -> str:
+    """``of``: how the sentence names the optimizer."""
+    said = [f"the gradient of {listed(dead.whole)}{of} is exactly 0"] if dead.whole else []
+    if dead.units:
+        least = percentage(min(dead.units.values()))
+        layers = listed([bias.rpartition(".")[0] or bias for bias in dead.units])
+        said.append(f"at least {least} of the units of {layers}{of} get no gradient")
+    return ", and ".join(said)
 
 
 def _share_of_layer(optimizer: OptimizerFacts, bias: str) -> float:
