@@ -1315,13 +1315,13 @@ def an_advantage_whose_sign_is_turned(place: Place, broken: bool) -> None:
 
 
 @case("unknown is not none", "diverged", also=("loss-regressed", "nonfinite-loss", "loss-hides-nan"))
-def losses_without_norms_that_leave(place: Place, broken: bool) -> None:
-    """A log of losses and rates alone: they fall to step 150, and a rate of 3 brings them beyond all numbers."""
+def a_log_without_rates_whose_loss_leaves(place: Place, broken: bool) -> None:
+    """Losses and norms without rates: the loss falls to step 150, and a rate of 3 brings it beyond all numbers."""
     model = Waves()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     schedule = by(optimizer, lambda step: 1.0 if not broken or step < 150 else min(60.0, 1.05 ** (step - 150)))
     rows = trained_by_a_trainer(model, optimizer, waves(2386), squared, steps=260, every=2, schedule=schedule)
-    place.imported([{k: v for k, v in row.items() if k != "grad_norm"} for row in rows])
+    place.imported([{k: v for k, v in row.items() if k != "learning_rate"} for row in rows])
 
 
 # ------------------------------------------------------------------------- healthy, and looks odd
