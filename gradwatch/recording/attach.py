@@ -17,6 +17,7 @@ from gradwatch.recording import lifecycle
 from gradwatch.recording.delivery import EventDelivery
 from gradwatch.recording.hooks import Reductions
 from gradwatch.recording.hyperparameters import Config, found_settings, settings_text
+from gradwatch.recording.losses import ScaledLosses
 from gradwatch.recording.notices import Notices
 from gradwatch.recording.open_loop import open_loop
 from gradwatch.recording.opened_sink import OpenedSink, open_sink
@@ -200,14 +201,15 @@ def open_watch(
     options: RecordingOptions,
     policies: Mapping[str, Policy] | None = None,
     on_event: Callable[[Event], None] | None = None,
+    scaled: ScaledLosses | None = None,
 ) -> Watch:
-    """Open a recording of these optimizers, whose options are right."""
+    """Open a recording of these optimizers, whose options are right, which knows these scaled losses."""
     run, policies = run.absolute(), dict(policies or {})
     with lifecycle.inside():
         lifecycle.check_not_open(run)
         opened = open_sink(trained, run, options, policies)
         try:
-            return _begin(opened, trained, run, options, policies, on_event)
+            return _begin(opened, trained, run, options, policies, on_event, scaled)
         except BaseException:
             opened.sink.close("fault", timeout=5.0)  # a run that no one writes must not look like one that is written
             raise
@@ -220,6 +222,7 @@ def _begin(
     options: RecordingOptions,
     policies: Mapping[str, Policy],
     on_event: Callable[[Event], None] | None,
+    scaled: ScaledLosses | None,
 ) -> Watch:
     """Record the optimizers into a sink that is open; on failure no hook is left."""
     notices = Notices()
@@ -233,7 +236,7 @@ def _begin(
     delivery = EventDelivery(on_event, options.stop_on)
     capture = _step_capture(run, options)
     recording = Recording(run, opened.sink, delivery, reductions, notices, capture)
-    router = HookRouter(recording)
+    router = HookRouter(recording, scaled)
     try:
         recording.open(loops, router)
         return Watch(recording, router, options, policies)

@@ -75,7 +75,7 @@ class ScaledLosses:
     def __init__(self) -> None:
         self._before: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
 
-    def add(self, loss: Tensor, scaled: Tensor) -> None:
+    def after_scaling(self, loss: Tensor, scaled: Tensor) -> None:
         self._before[scaled] = loss.detach()
 
     def before_scaling(self, loss: Tensor) -> Tensor | None:

@@ -47,12 +47,13 @@ class HookRouter:
     or optimizer of ours counts only in the thread that trains ours.
     """
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, scaled: ScaledLosses | None = None) -> None:
+        """``scaled`` are losses that were scaled before the recording began."""
         self._recording = recording
         self._loops = recording.loops
         self._check = recording.check
         self._validation = ValidationLosses()
-        self._scaled = ScaledLosses()
+        self._scaled = scaled or ScaledLosses()
         self._losses: list[BackwardLoss] = []  # on which backward is being called
         self._thread = threading.get_ident()  # that trains; gradients are looked at in no other
 
@@ -216,7 +217,7 @@ class HookRouter:
 
     @_guarded
     def after_scaling(self, loss: Tensor, scaled: Tensor) -> None:
-        self._scaled.add(loss, scaled)
+        self._scaled.after_scaling(loss, scaled)
 
     @_guarded
     def before_unscale(self, optimizer: Optimizer) -> None:

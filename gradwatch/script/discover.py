@@ -36,12 +36,13 @@ from gradwatch.recording.hooks import (
     TapError,
     listen_to_backward,
     listen_to_clip_calls,
+    listen_to_scaling,
     out_of_graphs,
     override_max_norm,
     tap_libraries,
 )
 from gradwatch.recording.hyperparameters import settings_text
-from gradwatch.recording.losses import BackwardLoss, losses_among
+from gradwatch.recording.losses import BackwardLoss, ScaledLosses, losses_among
 from gradwatch.recording.optimizer_probe import is_probing
 from gradwatch.recording.optimizers import (
     NoOptimizer,
@@ -83,12 +84,14 @@ class Discovery:
         self._own_run = run_of_this_process(plan.run) if is_child else plan.run  # where this process trains alone
         self._process = os.getpid(), multiprocessing.current_process()
         self._steps_before = 0  # those of earlier attempts
+        self._scaled = ScaledLosses()  # the first backward is called on a loss that was scaled before the recording
         self._earlier_losses: list[BackwardLoss] = []  # of the last backward before the recording
         self._attached: list[weakref.ref[Optimizer]] = []
         self._unheard: list[weakref.ref[Optimizer]] = []  # those of which this was said
         self._new: list[weakref.ref[Optimizer]] = _existing_optimizers() if is_child else []
         handle = register_optimizer_step_pre_hook(out_of_graphs(lambda *_: self._attach_new()))
         self._stops = [self._listen_to_new_optimizers(), handle.remove, listen_to_backward(self)]
+        self._stops.append(listen_to_scaling(self._scaled))
         if plan.replaced_max_norm is not None:
             self._stops.append(override_max_norm(plan.replaced_max_norm))
         if plan.steps is not None:
@@ -151,7 +154,7 @@ class Discovery:
         tap_libraries()
         self._attach_new(within_training=True)
         if self.watch is None:
-            self._earlier_losses = losses_among(tensors)
+            self._earlier_losses = losses_among(tensors, self._scaled)
 
     def _end_after_steps(self, within_backward: bool = True) -> None:
         """End the script after its steps. Optimizers that step within the backward must all have stepped."""
@@ -239,7 +242,7 @@ class Discovery:
         if self.watch is None:
             config = settings_text(self._config_of(owned))
             begun = time.time()
-            self.watch = open_watch(owned, run, self._options(run, config), policies)
+            self.watch = open_watch(owned, run, self._options(run, config), policies, scaled=self._scaled)
             self.opened = begun
             self._steps_before = self.watch.steps
             return

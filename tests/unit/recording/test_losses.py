@@ -48,7 +48,7 @@ def test_a_scaled_loss_is_known_as_it_was_before_and_only_to_who_was_told(value)
     loss = torch.tensor(value, requires_grad=True)
     scaled = loss * 2.0**127 * 16
     told = ScaledLosses()
-    told.add(loss, scaled)
+    told.after_scaling(loss, scaled)
     (known,) = losses_among([scaled], told)
     assert str(known.value) == str(value)
     assert not known.is_as_called
@@ -60,7 +60,7 @@ def test_a_scaled_loss_is_known_as_it_was_before_and_only_to_who_was_told(value)
 
 def test_a_scaled_loss_is_forgotten_once_it_is_gone():
     loss, told = torch.tensor(3.0), ScaledLosses()
-    told.add(loss, scaled := loss * 2)
+    told.after_scaling(loss, scaled := loss * 2)
     kept = weakref.ref(told.before_scaling(scaled))
     assert kept() is not None
     del scaled

@@ -68,6 +68,22 @@ def test_an_optimizer_is_recorded_from_its_first_step(tmp_path, begin):
     assert discovery.steps == 3
 
 
+def test_the_first_loss_too_is_that_before_scaling(tmp_path, begin):
+    discovery = begin()
+    model = nn.Linear(3, 1)
+    optimizer, scaler, losses = sgd(model), torch.amp.GradScaler("cpu", init_scale=2.0**127), []
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss = 16 + model(torch.ones(1, 3)).square().mean()
+        assert scaler.scale(loss).isinf()
+        scaler.scale(loss).backward()
+        losses.append(loss.item())
+        scaler.step(optimizer)
+        scaler.update()
+    discovery.close("exit")
+    assert Run(tmp_path / "run").steps()["loss"].tolist() == pytest.approx(losses)
+
+
 def test_a_script_that_resumes_from_a_checkpoint_begins_at_the_step_that_was_given(tmp_path, begin):
     discovery = begin()
     model = nn.Linear(3, 1)
