@@ -254,7 +254,7 @@ def _print_updates(count: int, rounds: int, where: str) -> None:
     whole, _ = _milliseconds(lambda: measure_updates(optimizer, weights), rounds)
     sentinels, _ = _milliseconds(lambda: measure_updates(optimizer, weights, ENTRIES, few), rounds)
     step = (whole + (every - 1) * sentinels) / every
-    print(f"{count:>9}   {where:<8}{whole:>20.2f} {sentinels:>11.2f} {step:>8.2f}", flush=True)
+    print(f"{count:>9}   {where:<8} {whole:>17.2f} {sentinels:>11.2f} {step:>8.2f}", flush=True)
 
 
 def _print_handed_out(count: int, rounds: int) -> None:
@@ -275,7 +275,7 @@ def _print_handed_out(count: int, rounds: int) -> None:
         asked += [(between - start) * 1e3] * is_asked
         del gradients
     saved = statistics.median(steps[False]) - statistics.median(steps[True])
-    print(f"{count:>9} {statistics.median(asked):>18.2f} {saved:>25.2f}", flush=True)
+    print(f"{count:>9} {statistics.median(asked):>18.2f} {saved:>24.2f}", flush=True)
 
 
 def _print_asked(count: int, rounds: int) -> None:
@@ -302,7 +302,7 @@ def _print_asked(count: int, rounds: int) -> None:
         del gradients
     before, after, compared, found = map(statistics.median, times.values())
     together = before + after + compared + found
-    print(f"{count:>9} {before:>25.3f} {after:>10.3f} {compared:>17.3f} {found:>11.3f} {together:>10.3f}", flush=True)
+    print(f"{count:>9} {before:>28.3f} {after:>10.3f} {compared:>17.3f} {found:>11.3f} {together:>10.3f}", flush=True)
 
 
 def bytecodes_of_step(count: int, *, clips: bool, **options: Any) -> int:
