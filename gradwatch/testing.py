@@ -12,6 +12,7 @@ import numpy as np
 from gradwatch.detect import Detector, detectors_for
 from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.store import StoreWriter
+from gradwatch.text import number
 
 PARAMETERS = (ParameterInfo(name="rnn.weight", shape=(3, 3)), ParameterInfo(name="out.weight", shape=(1, 3)))
 
@@ -158,7 +159,7 @@ def check_detector(make: Callable[[], Detector], records: Sequence[StepRecord]) 
     for scale in (2.0**-26, 2.0**26):
         scaled = _fold(make, [_scaled(record, scale) for record in records])
         found = [(event.step, event.kind, event.severity, event.parameter) for event in scaled]
-        assert found == where, f"norms times {scale:g} raise other events"
+        assert found == where, f"norms times {number(scale, 6)} raise other events"
     return events
 
 

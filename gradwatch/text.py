@@ -12,18 +12,21 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 MOST_NAMES = 8
 _LARGEST_PLAIN = 99_999.5
 _SMALLEST_PLAIN = 1e-3
-_THREE_DIGITS = Context(prec=3, rounding=ROUND_HALF_UP)  # as JavaScript rounds: the page shows the same
 _ASCII = str.maketrans({"×": "x", "…": "...", "–": "-", "—": "-", "·": "|", "≥": ">=", "≤": "<=", "→": "->"})  # noqa: RUF001
 
 NO_OPTIMIZER_CLASSES = ("NoOptimizer", "ByHand")
 """Class names that stores hold for a loop that updates its weights without an optimizer."""
 
 
-def number(value: float | None) -> str:
+def number(value: float | None, digits: int = 3) -> str:
     """Format with three significant digits, or as a whole number below 100,000; at most nine characters.
+
+    More digits are for settings, which people compare with what they wrote.
 
     >>> [number(v) for v in (0.0123, 123.456, 12345.7, 1.17e28, 1.25e-4, 0.0, -2.5, float("nan"), None)]
     ['0.0123', '123', '12346', '1.17e28', '1.25e-4', '0', '-2.5', 'NaN', '-']
+    >>> number(0.00125, 2), number(123.456, 6), number(262144.0, 6), number(1e-5, 6)
+    ('0.0013', '123.456', '262144', '1e-5')
     """
     if value is None:
         return "-"
@@ -34,12 +37,14 @@ def number(value: float | None) -> str:
     size = abs(value)
     if size == 0:
         return "0"
-    if size >= 100 and size < _LARGEST_PLAIN:
+    is_plain = _SMALLEST_PLAIN <= size < max(_LARGEST_PLAIN, 10**digits - 0.5)
+    if is_plain and size >= 10 ** (digits - 1):
         return _rounded(value, "1")
-    digits = _THREE_DIGITS.create_decimal_from_float(float(value))
-    if _SMALLEST_PLAIN <= size < 100:
-        return f"{float(digits):.3g}"
-    mantissa, exponent = f"{digits:.2e}".split("e")
+    # Halves away from zero, as JavaScript rounds: the page shows the same.
+    rounded = Context(prec=digits, rounding=ROUND_HALF_UP).create_decimal_from_float(float(value))
+    if is_plain:
+        return f"{float(rounded):.{digits}g}"
+    mantissa, exponent = f"{rounded:.{digits - 1}e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 

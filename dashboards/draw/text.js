@@ -2,7 +2,7 @@
 /** @import { JsonNumber } from "../types.d.ts" */
 
 /**
- * A number with three significant digits: 0.0123, 123, 1.25e-4, 1.23e4.
+ * A number with three significant digits, or a whole one below 100,000: 0.0123, 12346, 1.25e-4, 1.23e5.
  *
  * @param {JsonNumber | undefined} value JSON's "NaN" and "Infinity" stay as they are
  * @param {number} [digits]
@@ -13,7 +13,7 @@ export function number(value, digits = 3) {
   if (Number.isNaN(value)) return "NaN";
   if (!Number.isFinite(value)) return value > 0 ? "inf" : "-inf";
   const size = Math.abs(value);
-  const plain = value === 0 || (size >= 1e-3 && size < 9999.5);
+  const plain = value === 0 || (size >= 1e-3 && size < Math.max(99999.5, 10 ** digits - 0.5));
   if (plain) return String(size >= 10 ** (digits - 1) ? +value.toFixed(0) : Number(value.toPrecision(digits)));
   return value
     .toExponential(digits - 1)

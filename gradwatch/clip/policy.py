@@ -15,6 +15,7 @@ from gradwatch.clip.calls import Clipping
 from gradwatch.clip.scale import total_norm
 from gradwatch.errors import BadArgument
 from gradwatch.measure import Measurement, any_sharded, make_sums, measure, splits_units, stands_in, whole
+from gradwatch.text import number
 
 
 class Policy(Protocol):
@@ -130,4 +131,4 @@ def between(low: float, high: float, **values: float) -> None:
     """Raise `BadArgument` for a setting outside of [low, high]."""
     for name, value in values.items():
         if not low <= value <= high:
-            raise BadArgument(f"{name} is {value!r}; expected a number from {low:g} to {high:g}.")
+            raise BadArgument(f"{name} is {value!r}; expected a number from {number(low, 6)} to {number(high, 6)}.")

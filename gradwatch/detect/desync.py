@@ -8,6 +8,7 @@ from collections import deque
 import numpy as np
 
 from gradwatch.detect.episode import Episode
+from gradwatch.detect.wording import number
 from gradwatch.record import Event, RankStats, StepRecord, event_at
 
 WINDOW_STEPS = 200
@@ -91,7 +92,7 @@ def _leaves(record: StepRecord, ranks: RankStats, rank: int, count: int) -> Even
         severity="warning",
         message=f"the gradient of rank {rank} has left those of the other ranks: in {count} of the last"
         f" {WINDOW_STEPS} steps its norm was more than twice or less than half of every other (now"
-        f" {ranks.norm[rank]:.3g}; others {others.min():.3g} to {others.max():.3g})",
+        f" {number(ranks.norm[rank])}; others {number(others.min())} to {number(others.max())})",
         observed=float(ranks.norm[rank]),
         limit=float(others.max()),
         rank=rank,

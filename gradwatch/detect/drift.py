@@ -7,8 +7,9 @@ from collections import deque
 
 from gradwatch.detect.changes import PresenceChanges
 from gradwatch.detect.episode import Episode
-from gradwatch.detect.level import Level, factor_text, is_usable
+from gradwatch.detect.level import Level, is_usable
 from gradwatch.detect.steady_state import explained_rise
+from gradwatch.detect.wording import factor_text, number
 from gradwatch.record import Event, StepRecord, event_at
 
 SLACK_DEVIATIONS, LIMIT_DEVIATIONS = 1.0, 50.0
@@ -74,12 +75,13 @@ class Drift:
 
     def _event(self, record: StepRecord) -> Event:
         factor, explained = record.total_norm / self._level.value, explained_rise(self._rates, self._decay)
-        why = f"; weight decay lets them rise {explained:.2g}x as the rate falls" if explained >= TELLING_RISE else ""
+        decay = f"; weight decay lets them rise {number(explained, 2)}x as the rate falls"
+        why = decay if explained >= TELLING_RISE else ""
         return event_at(
             record,
             kind="drift",
             severity="info",
-            message=f"the norms have drifted up since step {self._since}: total norm {record.total_norm:.3g},"
+            message=f"the norms have drifted up since step {self._since}: total norm {number(record.total_norm)},"
             f" {factor_text(factor)} the level before{why}",
             observed=self._sum,
             limit=LIMIT_DEVIATIONS,

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from gradwatch.detect.changes import PresenceChanges, RateChanges
 from gradwatch.detect.episode import Episode
-from gradwatch.detect.level import LayerLevels, Level, ParameterShapes, factor_text, is_usable, median
+from gradwatch.detect.level import LayerLevels, Level, ParameterShapes, is_usable, median
 from gradwatch.detect.losses import LossLevel, begins_at_zero
 from gradwatch.detect.optimizers import UpdateRule
+from gradwatch.detect.wording import factor_text, number
 from gradwatch.record import Event, Severity, StepRecord, WeightStats, event_at
 
 HIGH = (3.0, 4.0)
@@ -168,7 +169,7 @@ class Explosion:
         norm = record.total_norm
         parameter, first = self._where_it_began()
         grown = (
-            f"total norm {norm:.3g}, {factor_text(norm / level.value)} its level"
+            f"total norm {number(norm)}, {factor_text(norm / level.value)} its level"
             if math.isfinite(norm)
             else "the norm grew, and was no longer finite in the end"
         )
@@ -176,8 +177,8 @@ class Explosion:
             self._losses.are_out()
         ]
         is_changed = self._rates.changed and bool(record.learning_rates)
-        rate = f"; the learning rate was changed to {record.learning_rates[0]:.3g}" if is_changed else ""
-        clipped = f"; clipped to {norm * record.clip_coef:.3g}" if record.clipped else ""
+        rate = f"; the learning rate was changed to {number(record.learning_rates[0])}" if is_changed else ""
+        clipped = f"; clipped to {number(norm * record.clip_coef)}" if record.clipped else ""
         return event_at(
             record,
             kind="explosion",
@@ -278,12 +279,12 @@ class _LargeUpdates:
         if not len(ratio) or ratio[largest] <= LARGEST_UPDATE_RATIO:
             return None
         name = record.layers.parameters[largest].name
-        rate = f" at a learning rate of {record.learning_rates[0]:.3g}" if record.learning_rates else ""
+        rate = f" at a learning rate of {number(record.learning_rates[0])}" if record.learning_rates else ""
         return event_at(
             record,
             kind="explosion",
             severity="warning",
-            message=f"one update changed {name} by {ratio[largest]:.2g} times its own norm{rate}",
+            message=f"one update changed {name} by {number(ratio[largest], 2)} times its own norm{rate}",
             parameter=name,
             observed=float(ratio[largest]),
             limit=LARGEST_UPDATE_RATIO,

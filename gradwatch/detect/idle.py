@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from gradwatch.detect.wording import number
 from gradwatch.record import Event, StepRecord, event_at
 
 IDLE_STEPS = 1000
@@ -42,8 +43,8 @@ class IdleClipping:
                 record,
                 kind="idle-clipping",
                 severity="info",
-                message=f"the threshold {self._threshold:g} clipped nothing in {IDLE_STEPS} steps:"
-                f" the largest norm was {self._largest / self._threshold:.2g} of it",
+                message=f"the threshold {number(self._threshold, 6)} clipped nothing in {IDLE_STEPS} steps:"
+                f" the largest norm was {number(self._largest / self._threshold, 2)} of it",
                 observed=self._largest,
                 limit=self._threshold,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gradwatch.detect.wording import number
 from gradwatch.record import ClipFault, Event, StepRecord, event_at
 
 QUIET_STEPS = 300
@@ -10,8 +11,8 @@ QUIET_STEPS = 300
 _TOLD: dict[ClipFault, str] = {
     "before-backward": "clipping was called before backward, which then added to the gradients",
     "after-step": "clipping was called after the step, when the optimizer had already used the gradients",
-    "before-unscale": "clipping was called on gradients still multiplied by the loss scale {scale:g}: the"
-    " effective threshold was {threshold:.3g}",
+    "before-unscale": "clipping was called on gradients still multiplied by the loss scale {scale}: the"
+    " effective threshold was {threshold}",
     "other-parameters": "the clipped parameters are not those that this optimizer updates",
     "no-gradients": "the clipped parameters had no gradient, and nothing was clipped",
     "no-parameters": "clipping was given no parameters",
@@ -46,7 +47,9 @@ class IneffectiveClipping:
                 record,
                 kind="ineffective-clipping",
                 severity="info" if fault == "micro-batch" else "warning",
-                message=_TOLD[fault].format(scale=record.loss_scale or 1.0, threshold=threshold or 0.0),
+                message=_TOLD[fault].format(
+                    scale=number(record.loss_scale or 1.0, 6), threshold=number(threshold or 0.0)
+                ),
                 observed=record.total_norm,
                 limit=threshold,
             )

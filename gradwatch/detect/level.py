@@ -346,12 +346,3 @@ def in_a_row(counts: NDArray[np.int_], now: NDArray[np.bool_]) -> NDArray[np.int
 def is_usable(record: StepRecord) -> bool:
     """Whether a record's norm may enter a baseline: the update happened and the norm is finite and not 0."""
     return not record.skipped and not record.nonfinite and 0 < record.total_norm < math.inf
-
-
-def factor_text(factor: float) -> str:
-    """>>> factor_text(3.21), factor_text(57.3), factor_text(48100.0), factor_text(float("inf"))
-    ('3.2x', '57x', '4.8e+04x', 'infx')
-    """
-    if factor < 10:
-        return f"{factor:.1f}x"
-    return f"{factor:.0f}x" if factor < 10000 else f"{factor:.1e}x"

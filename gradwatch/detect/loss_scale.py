@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from gradwatch.detect.wording import number
 from gradwatch.record import Event, StepRecord, event_at
 
 QUIET_STEPS = 50
@@ -39,9 +40,11 @@ class LossScale:
                 record,
                 kind="loss-scale",
                 severity="warning" if is_streak else "info",
-                message=f"{self._in_a_row} updates in a row were skipped, down to a loss scale of {record.loss_scale:g}"
+                message=f"{self._in_a_row} updates in a row were skipped, down to a loss scale of"
+                f" {number(record.loss_scale, 6)}"
                 if is_streak
-                else f"the update was skipped: the gradients overflowed at a loss scale of {record.loss_scale:g}",
+                else "the update was skipped: the gradients overflowed at a loss scale of"
+                f" {number(record.loss_scale, 6)}",
                 observed=record.loss_scale,
             )
         ]

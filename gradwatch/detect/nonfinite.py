@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from gradwatch.detect.episode import Episode
+from gradwatch.detect.wording import number
 from gradwatch.record import Event, LayerStats, Origin, StepRecord, event_at
 
 
@@ -114,7 +115,7 @@ def _nonfinite_loss(record: StepRecord) -> Event:
         record,
         kind="nonfinite",
         severity="critical",
-        message=f"the loss is {record.loss}, while every gradient is finite (total norm {record.total_norm:.3g})",
+        message=f"the loss is {record.loss}, while every gradient is finite (total norm {number(record.total_norm)})",
         observed=record.loss,
         origin="loss",
     )
@@ -126,7 +127,7 @@ def _overflow(record: StepRecord) -> Event:
     if record.layers is not None and record.layers.abs_max is not None:
         index = int(np.nanargmax(record.layers.abs_max))
         largest, parameter = float(record.layers.abs_max[index]), record.layers.parameters[index].name
-    entry = "" if largest is None else f" (the largest is {largest:.2g})"
+    entry = "" if largest is None else f" (the largest is {number(largest, 2)})"
     zeroed = ", and clipping by it set every gradient to 0" if record.clip_coef == 0 else ""
     return event_at(
         record,

@@ -6,6 +6,7 @@ import math
 from collections import deque
 
 from gradwatch.detect.optimizers import UpdateRule, traits_of
+from gradwatch.detect.wording import number, percentage
 from gradwatch.record import Event, Severity, StepRecord, event_at
 
 WINDOW_STEPS = 300
@@ -55,10 +56,8 @@ class OverClipping:
         return [self._event(record, fraction, sum(self._coefs) / WINDOW_STEPS)]
 
     def _event(self, record: StepRecord, fraction: float, coef: float) -> Event:
-        from gradwatch.text import share as percentage  # most trainings have no such event
-
         is_by_value = record.clip_value is not None and record.max_norm is None  # no factor stands for it
-        how = "clipped by value" if is_by_value else f"clipped, mean clip_coef {coef:.2g}"
+        how = "clipped by value" if is_by_value else f"clipped, mean clip_coef {number(coef, 2)}"
         is_slowed = coef < LOW_COEF and self._update_rule == "follows-gradient"
         severity: Severity = "warning" if is_slowed else "info"
         return event_at(

@@ -6,8 +6,9 @@ from collections import deque
 
 from gradwatch.detect.changes import PresenceChanges
 from gradwatch.detect.episode import Episode
-from gradwatch.detect.level import LayerLevels, Level, factor_text, is_usable
+from gradwatch.detect.level import LayerLevels, Level, is_usable
 from gradwatch.detect.losses import LossLevel
+from gradwatch.detect.wording import factor_text, number
 from gradwatch.record import Event, Origin, Severity, StepRecord, event_at
 
 NOTED = (3.0, 4.0)
@@ -147,12 +148,12 @@ class Spike:
         origin, loss = self._origin(record)
         rank = None if record.ranks is None else record.ranks.dominant_rank(DOMINANT_RANK_FACTOR)
         in_rank = "" if rank is None else f"; most in rank {rank}"
-        clipped = f"; clipped to {norm * record.clip_coef:.3g}" if record.clipped else ""
+        clipped = f"; clipped to {number(norm * record.clip_coef)}" if record.clipped else ""
         return event_at(
             record,
             kind="spike",
             severity=severity,
-            message=f"total norm {norm:.3g} is {factor_text(norm / self._level.value)} its recent level"
+            message=f"total norm {number(norm)} is {factor_text(norm / self._level.value)} its recent level"
             f"{where}{loss}{in_rank}{clipped}",
             parameter=parameter,
             observed=norm,
@@ -166,5 +167,5 @@ class Spike:
         if record.loss is None:
             return None, ""
         if self._loss.is_out(record.loss):
-            return "loss", f"; the loss rose with it, to {record.loss:.3g}"
+            return "loss", f"; the loss rose with it, to {number(record.loss)}"
         return "backward", "; the loss did not rise"

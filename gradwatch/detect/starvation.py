@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from gradwatch.detect.level import ParameterShapes, is_usable
 from gradwatch.detect.optimizers import OptimizerTraits
+from gradwatch.detect.wording import number, percentage
 from gradwatch.record import Event, LayerStats, StepRecord, event_at
 
 LASTING_STEPS = 100
@@ -61,14 +62,12 @@ class EpsStarvation:
 
 
 def _event(record: StepRecord, fraction: float, eps: float, parameter: str) -> Event:
-    from gradwatch.text import share as percentage  # most trainings have no such event
-
     return event_at(
         record,
         kind="eps-starvation",
         severity="info",
-        message=f"{percentage(fraction)} of the weights had gradients smaller than the optimizer's eps, {eps:g}, for"
-        f" {LASTING_STEPS} steps",
+        message=f"{percentage(fraction)} of the weights had gradients smaller than the optimizer's eps,"
+        f" {number(eps, 6)}, for {LASTING_STEPS} steps",
         parameter=parameter,
         observed=fraction,
         limit=STARVED_FRACTION,

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from gradwatch.detect.changes import PresenceChanges
 from gradwatch.detect.episode import Episode
-from gradwatch.detect.level import LayerLevels, Level, ParameterShapes, factor_text, is_usable
+from gradwatch.detect.level import LayerLevels, Level, ParameterShapes, is_usable
+from gradwatch.detect.wording import factor_text, number, percentage
 from gradwatch.record import Event, Floats, LayerStats, ParameterInfo, StepRecord, event_at, total
 
 UPDATE_FACTOR, UPDATE_SIGMAS = 2.0, 5.0
@@ -281,7 +282,7 @@ class StaleSecondMoment:
             record,
             kind="stale-second-moment",
             severity="info",
-            message=f"the gradients of {name} are {ratio:.2g} times the root of the optimizer's second moment",
+            message=f"the gradients of {name} are {number(ratio, 2)} times the root of the optimizer's second moment",
             parameter=name,
             observed=ratio,
             limit=STALE_RATIO,
@@ -353,8 +354,6 @@ class NothingMoves:
         )
 
     def _few(self, record: StepRecord, share: float) -> Event:
-        from gradwatch.text import share as percentage  # most trainings have no such event
-
         return event_at(
             record,
             kind="nothing-moves",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gradwatch.detect.changes import PresenceChanges
 from gradwatch.detect.episode import Episode
 from gradwatch.detect.level import Level, ParameterShapes, in_a_row, is_usable, median
+from gradwatch.detect.wording import number
 from gradwatch.record import Event, Floats, LayerStats, Severity, StepRecord, event_at
 
 WEAK_LAYER_FRACTION = 1e-6
@@ -94,7 +95,7 @@ class _VanishingTotal:
         if self._losses and self._has_improved():
             return []
         severity: Severity = "warning" if self._losses else "info"
-        message = f"total norm {now:.2g}, once {self._highest:.2g}, for {LASTING_STEPS} steps"
+        message = f"total norm {number(now, 2)}, once {number(self._highest, 2)}, for {LASTING_STEPS} steps"
         return self._gradually.alarm(
             event_at(
                 record,
@@ -121,8 +122,8 @@ class _VanishingTotal:
             return []
         loss = ", while the loss did not" if self._losses else ""
         message = (
-            f"the total norm fell from {self._level.value:.2g} to {record.total_norm:.2g} within one step,"
-            f" for {SUDDEN_LASTING_STEPS} steps{loss}"
+            f"the total norm fell from {number(self._level.value, 2)} to {number(record.total_norm, 2)} within one"
+            f" step, for {SUDDEN_LASTING_STEPS} steps{loss}"
         )
         return self._at_once.alarm(
             event_at(
@@ -183,7 +184,7 @@ class _VanishingLayers:
         weakest = min(reached, key=lambda i: strength[i])
         name, observed = layers.parameters[weakest].name, float(strength[weakest] / strongest)
         message = (
-            f"gradient of {name}{_others(reached)} is {observed:.1g} of the strongest layer's,"
+            f"gradient of {name}{_others(reached)} is {number(observed, 1)} of the strongest layer's,"
             f" relative to the weights, for {LASTING_STEPS} steps"
         )
         return [_layer_event(record, name, observed, WEAK_LAYER_FRACTION, message)]
@@ -194,7 +195,8 @@ class _VanishingLayers:
             return []
         name, observed = layers.parameters[reached[-1]].name, math.exp(float(fall[reached[-1]]))
         message = (
-            f"gradient of {name}{_others(reached)} fell to {observed:.1g} of its own level, for {LASTING_STEPS} steps"
+            f"gradient of {name}{_others(reached)} fell to {number(observed, 1)} of its own level, for {LASTING_STEPS}"
+            " steps"
         )
         return [_layer_event(record, name, observed, FADED_LAYER_FRACTION, message)]
 

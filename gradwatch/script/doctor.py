@@ -242,8 +242,8 @@ class _Listener:
         sizes = f"{count(len(infos), 'parameter')} with {entries:,} {'entry' if entries == 1 else 'entries'}"
         last = f"total norm {number(steps['total_norm'].iloc[-1])} at the last"
         text = (
-            f"{optimizer_label(run.optimizers[name])}, {sizes}, lr {'not known' if math.isnan(rate) else f'{rate:g}'};"
-            f" {count(len(steps), 'step')}, {last}"
+            f"{optimizer_label(run.optimizers[name])}, {sizes}, lr"
+            f" {'not known' if math.isnan(rate) else f'{number(rate, 6)}'}; {count(len(steps), 'step')}, {last}"
         )
         found = [Observation("fine", about, text)]
         if absent:
@@ -395,4 +395,4 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 
 
 def _told(threshold: float | None) -> str:
-    return "" if threshold is None else f", threshold {threshold:g}"
+    return "" if threshold is None else f", threshold {number(threshold, 6)}"

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from gradwatch.analysis.recommend import recommend
 from gradwatch.analysis.run import Run
 from gradwatch.errors import BadArgument, CannotTune, GradwatchError
+from gradwatch.text import number
 from gradwatch.text import share as percentage
 
 FACTOR = 4.0  # from one candidate to the next
@@ -111,7 +112,8 @@ def count_within(budget: float) -> int:
     """
     count = next((n for n in range(12, 2, -1) if cost(n) <= budget), None)
     if count is None:
-        raise BadArgument(f"--budget is {budget:g}; expected at least {cost(3):g}, for three candidates.")
+        least = number(cost(3), 6)
+        raise BadArgument(f"--budget is {number(budget, 6)}; expected at least {least}, for three candidates.")
     return count
 
 
@@ -142,15 +144,15 @@ def search(thresholds: Sequence[float], steps: int, train: Train) -> Tuning:
     everyone = [*dict.fromkeys(thresholds), math.inf]
     going = everyone
     plan = rounds(len(everyone), steps)
-    for number, (_, length) in enumerate(plan):
+    for index, (_, length) in enumerate(plan):
         made = [train(threshold, length) for threshold in going]
         trials += made
-        if all(trial.loss is None for trial in made) and number + 1 < len(plan):
+        if all(trial.loss is None for trial in made) and index + 1 < len(plan):
             break
-        if number + 1 < len(plan):
+        if index + 1 < len(plan):
             ranked = sorted(made, key=lambda trial: trial.rank)
-            going = [trial.max_norm for trial in ranked[: plan[number + 1][0]]]
-            if number + 2 == len(plan) and math.inf not in going:
+            going = [trial.max_norm for trial in ranked[: plan[index + 1][0]]]
+            if index + 2 == len(plan) and math.inf not in going:
                 going.append(math.inf)
     return judged(trials)
 
@@ -213,16 +215,17 @@ def _is_as_good(one: Trial, other: Trial) -> bool:
 
 def _verdict(best: Trial, plain: Trial | None, matters: bool) -> str:
     if plain is None:
-        return f"clip at {best.max_norm:g}"
+        return f"clip at {number(best.max_norm, 6)}"
     if plain.loss is None:
-        return f"clip at {best.max_norm:g}: without clipping the training diverges"
+        return f"clip at {number(best.max_norm, 6)}: without clipping the training diverges"
     assert best.loss is not None
     if not matters:
         return (
-            f"clipping does not matter here: the loss is {plain.loss:.4g} without it and {best.loss:.4g} with the best"
-            f" threshold, a difference within the noise or {percentage(LEAST_GAIN)}"
+            f"clipping does not matter here: the loss is {number(plain.loss, 4)} without it and {number(best.loss, 4)}"
+            f" with the best threshold, a difference within the noise or {percentage(LEAST_GAIN)}"
         )
-    return f"clip at {best.max_norm:g}: the loss is {best.loss:.4g}, without clipping {plain.loss:.4g}"
+    losses = f"the loss is {number(best.loss, 4)}, without clipping {number(plain.loss, 4)}"
+    return f"clip at {number(best.max_norm, 6)}: {losses}"
 
 
 # ---------------------------------------------------------------------------------- with a script

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from gradwatch.record import Event, StepRecord, small
 from gradwatch.sinks.tracker import Closing, RunFacts, Tracker, hint
+from gradwatch.text import number
 
 logger = logging.getLogger("gradwatch")
 
@@ -49,7 +50,7 @@ class Feed:
                 self._drop("it is too slow")
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
-            self._drop(f"it did not end within {patience:g} seconds")
+            self._drop(f"it did not end within {number(patience, 6)} seconds")
 
     def _put(self, item: StepRecord | Event) -> None:
         if not self.is_fed:

@@ -26,6 +26,7 @@ from gradwatch.sources.configs import Settings
 from gradwatch.sources.databases import Database
 from gradwatch.sources.history import History, Imported, write
 from gradwatch.sources.logged import LoggedRun
+from gradwatch.text import number
 
 __all__ = ["History", "Imported", "read", "write"]
 
@@ -101,7 +102,8 @@ def _with(history: History, settings: Settings) -> History:
     notes = list(settings.notes)
     rate = None if any(point.learning_rate is not None for point in history.points) else settings.learning_rate
     if rate is not None:
-        notes.append(f"learning rate {rate:g} taken from {settings.rate_from}; the log lacks it for single steps")
+        taken = f"learning rate {number(rate, 6)} taken from {settings.rate_from}"
+        notes.append(f"{taken}; the log lacks it for single steps")
     return replace(
         history,
         optimizer=settings.optimizer,

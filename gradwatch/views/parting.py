@@ -7,6 +7,7 @@ import math
 from gradwatch.analysis.diagnosis.finding import listed
 from gradwatch.analysis.diagnosis.parting import WHERE_TO_LOOK
 from gradwatch.analysis.differences import Difference
+from gradwatch.text import number
 
 _STATISTICS = {
     "norm": "the gradient norm",
@@ -41,7 +42,7 @@ def sentences(found: Difference, first: str, second: str, *, several: bool = Fal
             *said,
             f"the runs agree bit for bit in every number that both recorded{of}, at {_all(found.common_steps)}",
         ]
-    apart = "" if found.relative is None else f", a relative difference of {found.relative:.2g}"
+    apart = "" if found.relative is None else f", a relative difference of {number(found.relative, 2)}"
     values = f"{_value(found, found.first)} against {_value(found, found.second)}{apart}"
     where = f"the runs first differ{of} at step {found.step}, in "
     if found.parameters:
@@ -61,7 +62,7 @@ def _value(found: Difference, value: float | None) -> str:
     """A recorded number. A setting that is NaN was not there, such as the threshold of a run that is not clipped."""
     if value is None or (found.source == "settings" and math.isnan(value)):
         return "none"
-    return f"{value:.9g}"
+    return number(value, 9)
 
 
 def _all(steps: int) -> str:

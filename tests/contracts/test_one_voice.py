@@ -140,6 +140,56 @@ def test_every_percentage_is_formatted_by_one_function(path):
     assert list(percentages(path)) == []
 
 
+OF_CODE_OR_DATA = {  # not read by people, or as code that they copy
+    "analysis/recommend/advice.py",
+    "clip/agc.py",
+    "recording/meta.py",
+    "analysis/diagnosis/growth.py",
+    "analysis/diagnosis/setbacks.py",
+    "analysis/diagnosis/training.py",
+}
+
+
+def own_digits(path):
+    """Lines that format a number to some digits by themselves: f"{x:.3g}" writes 1.25e+20, every view 1.25e20."""
+    tree = ast.parse(path.read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "float"]
+    read_again = {id(call.args[0]) for call in calls}
+    for text in ast.walk(tree):
+        if not isinstance(text, ast.JoinedStr) or id(text) in read_again:
+            continue
+        before = ["", *(str(part.value) if isinstance(part, ast.Constant) else "" for part in text.values)]
+        for part, left in zip(text.values, before, strict=False):
+            spec = ast.unparse(part.format_spec) if isinstance(part, ast.FormattedValue) and part.format_spec else ""
+            if re.search(r"[eEgG]['\"]$", spec) and not left.endswith("="):
+                yield part.lineno
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [
+        ('f"{x:.3g} of"', [1]),
+        ('f"{x:>9.4g}"', [1]),
+        ('f"{x:g}"', [1]),
+        ('f"{x:.2e}"', [1]),
+        ('f"{number(x)} of {y:.1f}"', []),
+        ('f"clip(max_norm={x:g})"', []),
+        ('float(f"{x:.3g}")', []),
+    ],
+)
+def test_a_number_with_digits_of_its_own_is_seen(tmp_path, code, lines):
+    (tmp_path / "module.py").write_text(code)
+    assert list(own_digits(tmp_path / "module.py")) == lines
+
+
+FOR_PEOPLE = [path for path in modules(["."]) if name_of(path) not in {"text.py", *OF_CODE_OR_DATA}]
+
+
+@pytest.mark.parametrize("path", FOR_PEOPLE, ids=name_of)
+def test_every_number_is_formatted_by_one_function(path):
+    assert list(own_digits(path)) == []
+
+
 SPACED_PERCENTAGE = re.compile(r"(?<=[\d}]) %(?![\w(])")  # not the operator
 
 

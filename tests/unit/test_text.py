@@ -43,6 +43,15 @@ def test_a_number_is_right_to_three_digits_and_has_at_most_ten_characters(value)
     assert float(text) == pytest.approx(value, rel=0.0051, abs=0.0)
 
 
+@given(FINITE, st.integers(1, 8))
+def test_a_number_of_more_or_fewer_digits_is_as_right_as_python_writes_it(value, digits):
+    text = number(value, digits)
+    assert "+" not in text
+    assert "e0" not in text
+    assert "e-0" not in text
+    assert abs(float(text) - value) <= abs(float(f"{value:.{digits}g}") - value) * (1 + 1e-9)
+
+
 @given(st.floats(0, 2.0**127, width=32))
 def test_a_float32_norm_fits_into_its_column(value):
     assert len(number(value)) <= 8

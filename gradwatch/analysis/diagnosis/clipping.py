@@ -14,6 +14,7 @@ from gradwatch.analysis.diagnosis.optimizer import divides_each_entry
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.detect import traits_of
 from gradwatch.record import Event
+from gradwatch.text import number
 from gradwatch.text import share as percentage
 
 MIN_STEPS = 20  # steps
@@ -54,17 +55,18 @@ def clipped_to_nothing(facts: Facts, optimizer: OptimizerFacts) -> Finding | Non
     if not (is_zero or (tiny and optimizer.history.follows_gradient) or _is_below_eps(optimizer)):
         return None
     by_value = value_zero > norm_zero or not frame["max_norm"].notna().any()
-    threshold = frame["clip_value" if by_value else "max_norm"].dropna()
-    number = float(threshold.iloc[-1]) if len(threshold) else 0.0
+    thresholds = frame["clip_value" if by_value else "max_norm"].dropna()
+    threshold = float(thresholds.iloc[-1]) if len(thresholds) else 0.0
     return Finding(
         code="clipped-to-nothing",
         severity="critical",
         certainty="shown",
-        what=f"clipping at {number:g} leaves nothing of the gradient{facts.of(optimizer)}: nothing is trained",
+        what=f"clipping at {number(threshold, 6)} leaves nothing of the gradient{facts.of(optimizer)}: nothing is"
+        " trained",
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={
-            "threshold": Quantity(number, "norm or entry"),
+            "threshold": Quantity(threshold, "norm or entry"),
             "total_norm_median": Quantity(_median(optimizer.total_norm), "norm"),
             "clip_coef_median": Quantity(_median(coefs), "factor"),
         },
@@ -162,7 +164,7 @@ def clip_starves(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         severity="warning",
         certainty="shown" if divides_each_entry(optimizer) else "likely",
         what=f"{name} has {percentage(owned)} of the squared norm{facts.of(optimizer)}, and clipping by it leaves"
-        f" {listed(names)} next to nothing (median clip_coef {np.median(coefs):.2g})",
+        f" {listed(names)} next to nothing (median clip_coef {number(np.median(coefs), 2)})",
         optimizer=optimizer.name,
         parameters=(*held, *names),
         steps=optimizer.span,
@@ -223,8 +225,8 @@ def threshold_too_low(facts: Facts, optimizer: OptimizerFacts) -> Finding | None
         code="threshold-too-low",
         severity="warning",
         certainty="shown",
-        what=f"{percentage(clipped)} of the steps{facts.of(optimizer)} were clipped at {threshold:g}, on average to"
-        f" {coefs.mean():.2g} of their norm: the learning rate is in effect multiplied by that",
+        what=f"{percentage(clipped)} of the steps{facts.of(optimizer)} were clipped at {number(threshold, 6)}, on"
+        f" average to {number(coefs.mean(), 2)} of their norm: the learning rate is in effect multiplied by that",
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={
@@ -376,8 +378,8 @@ def threshold_idle(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="threshold-idle",
         severity="info",
         certainty="shown",
-        what=f"the clipping threshold{facts.of(optimizer)}, {float(thresholds.iloc[-1]):g}, never acted: the largest"
-        f" norm was {top:.3g}",
+        what=f"the clipping threshold{facts.of(optimizer)}, {number(float(thresholds.iloc[-1]), 6)}, never acted: the"
+        f" largest norm was {number(top)}",
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={

@@ -7,6 +7,7 @@ import numpy as np
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
 from gradwatch.analysis.statistics.recovery import noise_of
+from gradwatch.text import number
 from gradwatch.text import share as percentage
 
 LARGE_SHARE = 0.5  # of the units: less made norms scatter by 2% in a small network (docs/policies.md)
@@ -26,7 +27,7 @@ def dropout_noise(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         severity="info",
         certainty="possible",
         what=f"the norms{facts.of(optimizer)} scatter by {percentage(scatter)} from step to step, no more than dropout"
-        f" explains: the model drops up to {facts.dropout:g} of its units",
+        f" explains: the model drops up to {number(facts.dropout, 6)} of its units",
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={

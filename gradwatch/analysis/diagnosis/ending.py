@@ -7,6 +7,7 @@ import numpy as np
 from gradwatch.analysis.diagnosis.facts import Facts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
 from gradwatch.analysis.diagnosis.recreated import turns
+from gradwatch.text import number
 
 MIN_STEPS_TO_JUDGE = 10  # steps: too few for a level of anything
 FEW_STEPS = 40  # steps that most detectors need to learn a level
@@ -90,7 +91,7 @@ def too_short(facts: Facts) -> Finding | None:
     is_few = steps < MIN_STEPS_TO_JUDGE or jump >= JUMP_RATIO
     unit = "rows" if facts.is_imported else "steps"
     recorded = f"{steps} recorded {unit} are" if steps != 1 else f"1 recorded {unit[:-1]} is"
-    rose = f"; from the first to the last, loss or norm rose {jump:.3g} times" if jump >= JUMP_RATIO else ""
+    rose = f"; from the first to the last, loss or norm rose {number(jump)} times" if jump >= JUMP_RATIO else ""
     return Finding(
         code="too-short",
         severity="warning" if is_few else "info",

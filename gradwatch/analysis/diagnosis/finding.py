@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from gradwatch.record import Severity
+from gradwatch.text import number
 
 Certainty: TypeAlias = Literal["shown", "likely", "possible"]
 
@@ -46,7 +47,7 @@ class Quantity:
 
     def __str__(self) -> str:
         value = "not known" if self.value is None else self.value
-        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        text = number(value, 4) if isinstance(value, float) else str(value)
         return f"{text} ({self.unit})"
 
 

@@ -13,6 +13,7 @@ from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import grew_before
 from gradwatch.record import Event
+from gradwatch.text import number
 
 NonfiniteFault: TypeAlias = Literal["entries", "norm", "loss"]
 
@@ -290,7 +291,7 @@ def _replaced(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         severity="critical",
         certainty="likely",
         what=f"the loss{facts.of(optimizer)} is exactly 0 from step {optimizer.steps[first]} on and the norm"
-        f" {norms[-1]:.4g} at each of these steps: the numbers that are logged hide a NaN",
+        f" {number(norms[-1], 4)} at each of these steps: the numbers that are logged hide a NaN",
         optimizer=optimizer.name,
         steps=(int(optimizer.steps[first]), int(optimizer.steps[-1])),
         evidence={

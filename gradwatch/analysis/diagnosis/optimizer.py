@@ -149,8 +149,8 @@ def norm_rises_as_rate_falls(facts: Facts, optimizer: OptimizerFacts) -> Finding
         code="norm-rises-as-rate-falls",
         severity="info",
         certainty="likely",
-        what=f"the norms{facts.of(optimizer)} have drifted up while the learning rate fell to {rate:.3g}; weight decay"
-        f" alone lets them rise {rise:.2g}x",
+        what=f"the norms{facts.of(optimizer)} have drifted up while the learning rate fell to {number(rate)}; weight"
+        f" decay alone lets them rise {number(rise, 2)}x",
         optimizer=optimizer.name,
         parameters=(),
         steps=(drifts[0].step, last.until or last.step),
@@ -267,7 +267,7 @@ def large_initial_norms(facts: Facts, optimizer: OptimizerFacts) -> Finding | No
         severity="info",
         certainty="shown",
         what=f"the first norms{facts.of(optimizer)} are {ratio:.0f} times the later ones"
-        f" ({float(np.median(first)):.3g} against {settled:.3g})",
+        f" ({number(float(np.median(first)))} against {number(settled)})",
         optimizer=optimizer.name,
         steps=(int(optimizer.steps[0]), int(optimizer.steps[min(INITIAL_STEPS, len(norms)) - 1])),
         evidence={"ratio": Quantity(ratio, "times the median after the warm-up")},

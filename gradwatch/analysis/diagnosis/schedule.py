@@ -8,6 +8,7 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Quantity
+from gradwatch.text import number
 
 LASTING_RAMP = 1.2  # times: a learning rate that rises by that much over the first steps is a warm-up
 AT_THE_PEAK = 0.99  # of the largest learning rate
@@ -79,6 +80,6 @@ def evidence_of_rate(rate: float | None) -> dict[str, Quantity]:
 def no_warm_up(optimizer: OptimizerFacts, rate: float) -> str:
     """The missing warm-up as a cause."""
     return (
-        f"no warm-up: the learning rate is {rate:g} from the first step on, while the averages of"
+        f"no warm-up: the learning rate is {number(rate, 6)} from the first step on, while the averages of"
         f" {optimizer.class_name} rest on few gradients"
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from gradwatch.analysis.recommend.advice import CONFIDENCES, Agreement, Confidence, Recommendation
 from gradwatch.analysis.recommend.what_if import two_digits
+from gradwatch.text import number
 
 
 def aggregate(each: Sequence[Recommendation]) -> Agreement:
@@ -64,10 +65,10 @@ def _common_range(
 def _reasons(
     each: Sequence[Recommendation], given: Sequence[Recommendation], numbers: Sequence[float], *, agree: bool
 ) -> tuple[str, ...]:
-    listed = ", ".join(f"{number:g}" for number in numbers)
+    listed = ", ".join(number(each, 6) for each in numbers)
     return (
         f"{len(given)} of {len(each)} runs support a threshold: {listed}; the largest is"
-        f" {max(numbers) / min(numbers):.2g} times the smallest",
+        f" {number(max(numbers) / min(numbers), 2)} times the smallest",
         "their ranges have this threshold in common"
         if agree
         else "their ranges have no threshold in common, so one for all is a compromise",

@@ -18,6 +18,7 @@ from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.tail import tail_index
 from gradwatch.analysis.statistics.update_rule import find_update_rule, is_of_fixed_size
 from gradwatch.errors import BadArgument
+from gradwatch.text import number
 
 KEYS = ("lr", "batch", "weight_decay", "optimizer", "momentum", "nesterov", "beta1", "beta2")
 SHARES = ("momentum", "beta1", "beta2")  # from 0 to below 1
@@ -170,8 +171,8 @@ def _with_momentum(new: OptimizerHistory, changes: Mapping[str, str]) -> tuple[O
         new = replace(new, momentum=momentum, update_ratio=ratio)
         reasons.append(
             f"with momentum a gradient moves the weights by the learning rate / (1 - momentum) in the end: at"
-            f" {momentum:g} instead of {old:g}, the same bound on one update is {(1 - momentum) / (1 - old):.3g} times"
-            " the threshold"
+            f" {number(momentum, 6)} instead of {number(old, 6)}, the same bound on one update is"
+            f" {number((1 - momentum) / (1 - old))} times the threshold"
         )
     if "nesterov" in changes:
         reasons.append("nesterov: a gradient moves the weights as far in the end, only earlier, so the threshold stays")
@@ -234,7 +235,8 @@ def _reasons_of_rate(old: OptimizerHistory, new: OptimizerHistory) -> list[str]:
 
 
 def _bound_on_an_update(old: OptimizerHistory, new: OptimizerHistory) -> str:
-    rates = f"{new.learning_rate:g}" + ("" if old.learning_rate is None else f" instead of {old.learning_rate:g}")
+    before = "" if old.learning_rate is None else f" instead of {number(old.learning_rate, 6)}"
+    rates = f"{number(new.learning_rate, 6)}{before}"
     return (
         f"an update of {new.optimizer_class} is the learning rate times the gradient: at {rates}, the same bound on one"
         " update is another threshold"
@@ -263,15 +265,15 @@ def _of_batch(setup: Setup, changes: Mapping[str, str]) -> _Effect | None:
         return _Effect(
             tuple(ends),
             _NONE,
-            f"the noise scale is not recorded (it needs attach(..., ranks=True)): {times:.3g} times the batch"
-            f" multiplies the norms by a factor between {ends[0]:.3g} and {ends[1]:.3g}",
+            f"the noise scale is not recorded (it needs attach(..., ranks=True)): {number(times)} times the batch"
+            f" multiplies the norms by a factor between {number(ends[0])} and {number(ends[1])}",
         )
     factor = math.sqrt((1 + setup.noise_scale / times) / (1 + setup.noise_scale))
     return _Effect(
         (factor,),
         _NONE,
-        f"at a noise scale of {setup.noise_scale:.3g} batches, {times:.3g} times the batch multiplies the norms by"
-        f" sqrt((1 + S / {times:.3g}) / (1 + S)) = {factor:.3g}",
+        f"at a noise scale of {number(setup.noise_scale)} batches, {number(times)} times the batch multiplies the"
+        f" norms by sqrt((1 + S / {number(times)}) / (1 + S)) = {number(factor)}",
     )
 
 
@@ -310,8 +312,8 @@ def _of_decay(old: OptimizerHistory, new: OptimizerHistory, setup: Setup, change
         (1.0, norms),
         (1.0, weights),
         f"under weight decay the gradient of normalised layers settles at sqrt(2 lambda / lr) of the weights' norm"
-        f" (Defazio 2025, arXiv 2506.02285), and its norm moves with {root} of lambda / lr: by {norms:.3g} after about"
-        f" {steps:.3g} steps, and not at all before; {so}",
+        f" (Defazio 2025, arXiv 2506.02285), and its norm moves with {root} of lambda / lr: by {number(norms)} after"
+        f" about {number(steps)} steps, and not at all before; {so}",
         keeps=new.is_adaptive,
     )
 

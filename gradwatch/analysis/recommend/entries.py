@@ -13,6 +13,7 @@ from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.recommend.what_if import two_digits
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.text import number
 from gradwatch.text import share as percentage
 
 MOST_SPIKES = 20  # spikes that are read
@@ -48,7 +49,8 @@ def value_or_norm(reader: RunReader, optimizer: str, history: OptimizerHistory, 
             by="value",
             reason=f"by value or by norm: one entry carries {percentage(share)} of the squared norm of the steps that"
             " stood out, so a clip by value would cut it alone, where one by norm shrinks all others with it"
-            f": `clip_grad_value_` at {threshold:g} keeps every step of {count} entries within {max_norm:g} too",
+            f": `clip_grad_value_` at {number(threshold, 6)} keeps every step of {count} entries within"
+            f" {number(max_norm, 6)} too",
             clip_value=threshold,
         )
     alone = _alone(reader, optimizer, history)

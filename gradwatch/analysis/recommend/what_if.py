@@ -68,7 +68,7 @@ def table(norms: Array, worst: float, number: float, low: float, high: float) ->
     labels.setdefault(low, "low end")
     labels.setdefault(high, "high end")
     for share in (0.1, 0.5, 0.9, 0.99):
-        labels.setdefault(two_digits(float(np.quantile(norms, share))), f"p{share * 100:g} of the run")
+        labels.setdefault(two_digits(float(np.quantile(norms, share))), f"p{round(100 * share)} of the run")
     for threshold in CUSTOMARY_THRESHOLDS:
         labels.setdefault(threshold, "folklore")
     return tuple(

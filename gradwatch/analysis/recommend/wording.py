@@ -19,7 +19,7 @@ from gradwatch.analysis.recommend.rule import (
 )
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.progress import drift, has_risen, is_undone
-from gradwatch.text import count, share
+from gradwatch.text import count, number, share
 
 HEAVY, LIGHT = 2.0, 4.0  # tail indices: below the first single steps dominate, above the second clipping changes little
 
@@ -32,7 +32,7 @@ def left_out(history: OptimizerHistory) -> str:
 def reasons(
     history: OptimizerHistory,
     choice: Choice,
-    number: float,
+    max_norm: float,
     tail: tuple[float, float, float],
     is_lost: bool = False,
 ) -> tuple[str, ...]:
@@ -41,18 +41,18 @@ def reasons(
     Args:
         history: of the optimizer.
         choice: of the threshold.
-        number: the threshold as it is shown.
+        max_norm: the threshold as it is shown.
         tail: the tail index of the norms, and its interval.
         is_lost: as `explain`.
     """
     found = [
-        f"the healthy level is {float(np.median(history.norms)):.3g}: the median total norm of"
+        f"the healthy level is {number(float(np.median(history.norms)))}: the median total norm of"
         f" {len(history.norms)} usable steps of {history.steps} (left out: {left_out(history)})",
         _sampling(history),
         _instability(history),
-        f"{number:g}: {explain(history, choice, is_lost)}",
+        f"{number(max_norm, 6)}: {explain(history, choice, is_lost)}",
         _tail(tail),
-        _optimizer(history, number),
+        _optimizer(history, max_norm),
         _drift(history),
         _threshold_in_force(history),
     ]
@@ -71,7 +71,7 @@ def _instability(history: OptimizerHistory) -> str | None:
         return f"the training was lost at step {history.lost_at.step} ({kind})"
     if history.spikes:
         largest = history.largest_spike
-        return _raised(history) + ("" if largest is None else f", the largest with a norm of {largest:.3g}")
+        return _raised(history) + ("" if largest is None else f", the largest with a norm of {number(largest)}")
     return None
 
 
@@ -94,7 +94,7 @@ def _tail(tail: tuple[float, float, float]) -> str:
     return f"{span}: the norms have a moderate tail"
 
 
-def _optimizer(history: OptimizerHistory, number: float) -> str:
+def _optimizer(history: OptimizerHistory, max_norm: float) -> str:
     name = history.optimizer_class or "the optimizer"
     if history.has_fixed_size:
         return (
@@ -110,10 +110,10 @@ def _optimizer(history: OptimizerHistory, number: float) -> str:
         return f"it is not known whether the update of {name} follows the size of its gradient"
     if history.learning_rate is None:
         return f"{name} follows the size of its gradient: the threshold bounds every update"
-    bound = history.learning_rate * number / (1 - history.momentum)
+    bound = history.learning_rate * max_norm / (1 - history.momentum)
     return (
-        f"{name} follows the size of its gradient: at learning rate {history.learning_rate:g} no update moves the"
-        f" weights by more than {bound:.2g}"
+        f"{name} follows the size of its gradient: at learning rate {number(history.learning_rate, 6)} no update moves"
+        f" the weights by more than {number(bound, 2)}"
     )
 
 
@@ -121,7 +121,7 @@ def _drift(history: OptimizerHistory) -> str | None:
     moved = drift(history.norms)
     if 1 / RISING_DRIFT < moved < RISING_DRIFT:
         return None
-    text = f"the median norm changed by a factor of {moved:.2g} from the first third of these steps to the last"
+    text = f"the median norm changed by a factor of {number(moved, 2)} from the first third of these steps to the last"
     if moved > 1:
         text += "; the advice is based on the last third alone, and a longer run may lead to another"
     return text
@@ -132,7 +132,7 @@ def _threshold_in_force(history: OptimizerHistory) -> str | None:
     if not len(thresholds):
         return None
     clipped = share(float(history.frame["clipped"].mean()))
-    return f"the run was clipped at {thresholds.iloc[-1]:g}, at {clipped} of its steps"
+    return f"the run was clipped at {number(thresholds.iloc[-1], 6)}, at {clipped} of its steps"
 
 
 # --------------------------------------------------------------------------- why this threshold
@@ -142,8 +142,9 @@ def explain(history: OptimizerHistory, choice: Choice, is_lost: bool = False) ->
     """What the threshold is, and why that; ``is_lost``: a finding says so where neither norms nor loss leapt."""
     if choice.basis == "equal-weight":
         return (
-            f"{EQUAL_WEIGHT_SHARE:g} of the healthy level, below nearly every norm: the momentum then gives each step"
-            " the same weight. In the benchmark fixed thresholds did better here than policies that follow the norms"
+            f"{number(EQUAL_WEIGHT_SHARE, 6)} of the healthy level, below nearly every norm: the momentum then gives"
+            " each step the same weight. In the benchmark fixed thresholds did better here than policies that follow"
+            " the norms"
         )
     if choice.basis in ("clip-every-step", "towards-every-step", "guard-p95", "guard-p95-near-eps"):
         return _explain_adaptive(history, choice, is_lost)
@@ -152,8 +153,8 @@ def explain(history: OptimizerHistory, choice: Choice, is_lost: bool = False) ->
     if choice.basis == "noise":
         return (
             "the loss makes no more progress and single steps dominate its gradient, so the rest is noise: a low"
-            f" threshold averages it out, and updates can still carry the weights {TRAVEL_NORMS:g} times their norm"
-            " within the recorded number of steps"
+            f" threshold averages it out, and updates can still carry the weights {number(TRAVEL_NORMS, 6)} times"
+            " their norm within the recorded number of steps"
         )
     if choice.basis == "norms-alone":
         return _explain_norms_alone(history, choice, is_lost)
@@ -167,7 +168,7 @@ def explain(history: OptimizerHistory, choice: Choice, is_lost: bool = False) ->
 
 def _fault(history: OptimizerHistory, choice: Choice) -> str:
     if choice.cause == "weights-grew":
-        return f"the weights grew from a norm of {history.weight_norm:.3g} to {history.last_weight_norm:.3g}"
+        return f"the weights grew from a norm of {number(history.weight_norm)} to {number(history.last_weight_norm)}"
     if choice.cause == "large-updates":
         return f"the median update changes the weights by {share(history.update_ratio)}"
     if choice.cause == "lost":
@@ -176,7 +177,7 @@ def _fault(history: OptimizerHistory, choice: Choice) -> str:
         return "the loss rose again" if has_risen(history) else "the loss has not fallen"
     return {
         "heavy-tail": "single steps are far larger than the others",
-        "outliers": f"more than one step in a hundred is at least {UNEVEN_P99_RATIO:g} times its neighbours",
+        "outliers": f"more than one step in a hundred is at least {number(UNEVEN_P99_RATIO, 6)} times its neighbours",
     }[str(choice.cause)]
 
 
@@ -185,12 +186,13 @@ def _bound(history: OptimizerHistory) -> str:
     start, best = history.weight_norm, weight_norm_at_best(history)
     assert start is not None
     kept = (
-        f"at learning rate {history.learning_rate:g} it keeps every update within {share(MAX_UPDATE_RATIO)} of the"
-        " weights' norm"
+        f"at learning rate {number(history.learning_rate, 6)} it keeps every update within {share(MAX_UPDATE_RATIO)}"
+        " of the weights' norm"
     )
     if 1 / EQUAL_RATIO < best / start < EQUAL_RATIO:
-        return f"{kept} of {start:.3g}"
-    return f"{kept} of {weight_size(history):.3g}, between {start:.3g} at the start and {best:.3g} at the lowest loss"
+        return f"{kept} of {number(start)}"
+    size = number(weight_size(history))
+    return f"{kept} of {size}, between {number(start)} at the start and {number(best)} at the lowest loss"
 
 
 def _explain_adaptive(history: OptimizerHistory, choice: Choice, is_lost: bool) -> str:
@@ -295,7 +297,7 @@ def not_finite(history: OptimizerHistory) -> str:
 def drifting(moved: float) -> str:
     """The norms drift by the factor ``moved``, further than one threshold can cover."""
     return (
-        f"the norm drifts: its median changed by a factor of {moved:.2g} from the first to the last third of the"
+        f"the norm drifts: its median changed by a factor of {number(moved, 2)} from the first to the last third of the"
         " usable steps, further than one threshold can cover; it takes a longer run, past its warm-up, or a policy"
         " that follows the level, for example gradwatch.clip.AutoClip(95)"
     )
@@ -313,4 +315,4 @@ def too_few(history: OptimizerHistory, least: int, lost_at: int | None, record_a
         what = f"the training was lost at step {lost_at}"
     if record_at is None:
         return f"{text}; {what}"
-    return f"{text}; {what}. The norms before clipping of a run clipped at {record_at:g} can be judged"
+    return f"{text}; {what}. The norms before clipping of a run clipped at {number(record_at, 6)} can be judged"

@@ -52,7 +52,7 @@ def _train_and_advise(console: Console, folder: Path, steps: int, seed: int) -> 
 def _train_clipped(console: Console, plain: Path, clipped: Path, steps: int, seed: int, advice: Recommendation) -> None:
     """Train with the threshold and print both runs side by side."""
     assert advice.max_norm is not None
-    console.print(f"\nThe same training, clipped at {advice.max_norm:g}.", style="bold")
+    console.print(f"\nThe same training, clipped at {number(advice.max_norm, 6)}.", style="bold")
     _train(console, clipped, steps, seed, advice.max_norm)
     _print_command(console, f"gradwatch compare {plain} {clipped}")
     console.print(comparison([Run(plain).summary(), Run(clipped).summary()], Screen.of(console)))

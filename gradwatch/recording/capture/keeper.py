@@ -15,6 +15,7 @@ from gradwatch.recording.capture.judging import Judged
 from gradwatch.recording.capture.keeping import NoRoom, check_disk, make_capture, place_for
 from gradwatch.recording.capture.ledger import Ledger
 from gradwatch.recording.capture.team import CaptureTeam, Place
+from gradwatch.text import number
 
 logger = logging.getLogger("gradwatch")
 
@@ -40,10 +41,10 @@ class Keeper:
             logger.warning("gradwatch did not capture step %d (%s): %s (not-captured)", step, judged.why, error)
             return
         logger.warning(
-            "gradwatch kept step %d (%s, total norm %.3g) in %r%s (step-captured)",
+            "gradwatch kept step %d (%s, total norm %s) in %r%s (step-captured)",
             step,
             judged.why,
-            judged.total_norm,
+            number(judged.total_norm),
             str(folder),
             "" if capture.replayable else f"; it can't be replayed: {'; '.join(capture.not_kept)}",
         )

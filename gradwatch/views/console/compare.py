@@ -122,7 +122,7 @@ def _growth(found: Difference) -> list[Text]:
 
 
 def _relative(value: float | None) -> str:
-    return "-" if value is None else "0" if value == 0 else f"{value:.2g}"
+    return "-" if value is None else "0" if value == 0 else number(value, 2)
 
 
 def _panels(curve: _Curve, everyone: Sequence[RunSummary], row: Sequence[RunSummary], screen: Screen) -> list[Text]:

@@ -56,7 +56,7 @@ def _trial(trial: Trial, longest: int, bar_length: int, best: bool, screen: Scre
     line = f"{threshold:>10}  {trial.made:>7}  {share(trial.clipped_fraction):>8}  "
     if trial.loss is None:
         return Text(f"{line}{'lost':>9}", "red")
-    line += f"{trial.loss:>9.4g}"
+    line += f"{number(trial.loss, 4):>9}"
     if trial.steps < longest:
         return Text(f"{line}  not among the best after {count(trial.made, 'step')}", "dim")
     return Text(f"{line}  {screen.ink.pick('█', '#') * bar_length}", "green" if best else "")

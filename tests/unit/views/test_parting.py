@@ -50,7 +50,7 @@ def test_a_threshold_that_a_run_does_not_have_is_none_and_no_number(value, text)
 
 def test_a_loss_that_is_nan_is_a_value():
     where, _ = said(step=0, source="loss", name="loss", first=math.nan, second=math.inf)
-    assert "loss (nan against inf)" in where
+    assert "loss (NaN against inf)" in where
 
 
 def test_what_is_alike_until_then_is_said_and_the_optimizer_where_there_are_several():
