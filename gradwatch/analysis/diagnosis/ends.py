@@ -56,6 +56,7 @@ GROWN_RATIO, RUNAWAY_RATIO = 5.0, 3.0  # of a loss beside a reward; of its norms
 FALLEN_SHARE = 0.25  # of the best level of a reward: it has not risen if it has come down again by so much
 FAR_GROWN_RATIO = 20.0  # of such a loss: beside it the norms need only be raised
 GAINED, NEARLY = 0.1, 0.05  # of the first level: a gain by less is none; a loss so near it came back to it
+RESUMED_SHARE = 0.5  # of the rise up to the end: a training that was resumed as much higher was not lifted by updates
 WORSE_PARTS, WORSE_RATIO = 3, 1.08  # tenths at the end, and their levels as multiples of the first one
 ABOVE_START_NORMS = 1.4  # times the first norms, beside a loss that ends worse than it began: it diverged
 MIN_END, MOST_AT_END, END_SHARE, USUAL = 40, 10, 100, 0.98  # losses; last ones, of so many; quantile of those before
@@ -139,7 +140,8 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
     """Whether the loss ends far above its best level and the norms witness it, or far above its start.
 
     False where the run has several optimizers, because the loss of one rises while another learns, and where the
-    learning rate starts anew or the loss learns something new, because that begins a phase of its own.
+    learning rate starts anew, the loss learns something new, or the rise came before the first update of a resumed
+    training, because that begins a phase of its own.
     """
     losses, levels = optimizer.history.losses, optimizer.history.loss_levels
     if len(losses) < MIN_LOSSES or optimizer.has_rivals or not is_apart(losses, levels):
@@ -148,7 +150,7 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
     calm = _until_it_leaps(np.array_split(losses, len(levels))[best], ends)
     step = int(np.array_split(optimizer.history.loss_steps, len(levels))[best][len(calm) - 1])
     low, last, first = levels[best], float(np.median(ends)), first_loss(losses)
-    if restarts_after(optimizer, step) or _learns_again(losses, levels):
+    if restarts_after(optimizer, step) or _learns_again(losses, levels) or resumed_higher_at(optimizer) is not None:
         return False
     if values_grew(optimizer):
         return False
@@ -160,6 +162,24 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
     doubled = last > FAR_RATIO * low > 0 and _undone_in_logarithms(first, low, last) > UNDONE_SHARE
     risen = rise > max(FAR_DEVIATIONS * noise_of(losses), UNDONE_SHARE * max(first - low, 0.0), LEAST_SHARE * abs(low))
     return (doubled or risen) and _norms_witness(optimizer, step)
+
+
+@computed_once
+def resumed_higher_at(optimizer: OptimizerFacts) -> int | None:
+    """The first step of an attempt whose first loss is nearer to the last ones than to those before it; None: of none.
+
+    No update made such a rise: the data are others, or a checkpoint was not loaded. Attempts from before the best level
+    do not count.
+    """
+    losses, steps = optimizer.history.losses, optimizer.history.loss_steps
+    attempts = optimizer.frame["attempt"].loc[steps].to_numpy()
+    best = np.array_split(steps, len(optimizer.history.loss_levels))[int(np.argmin(optimizer.history.loss_levels))]
+    last = float(np.median(last_losses(losses)))
+    for begin in np.flatnonzero(np.diff(attempts)) + 1:
+        before = float(np.median(losses[max(0, begin - MIN_LAST) : begin]))
+        if steps[begin] > best[0] and losses[begin] - before > RESUMED_SHARE * (last - before) > 0:
+            return int(steps[begin])
+    return None
 
 
 @computed_once

@@ -23,6 +23,7 @@ from gradwatch.analysis.diagnosis.ends import (
     norms_outgrow_from,
     out_of_range_from,
     raised_at_the_end,
+    resumed_higher_at,
     rises_above_all,
     targets_grew,
     values_grew,
@@ -399,7 +400,7 @@ def _lost_its_gradient(optimizer: OptimizerFacts) -> bool:
 def _is_far_above_its_best(optimizer: OptimizerFacts, course: Loss) -> bool:
     """Whether the loss ends far above its first losses, or undoes half of its progress while the norms rose."""
     noise = max(course.deviation, 1e-12 + 1e-3 * abs(course.best))
-    if course.rise <= LOST_RISE_DEVIATIONS * noise:
+    if course.rise <= LOST_RISE_DEVIATIONS * noise or resumed_higher_at(optimizer) is not None:
         return False
     size = max(abs(course.first), abs(course.best))
     if course.first > 0 and course.best >= 0 and course.last > LARGE_LOSS_RATIO * max(course.first, size):

@@ -244,6 +244,8 @@ PAGES: dict[str, Page] = {
             " the root of that, or twentyfold under norms that doubled",
         ),
         unless=(
+            "the loss rose where the training was resumed, before its first update: the finding is then"
+            " `loss-regressed`",
             "the task grew: the loss is below half of its start and still halves within its last tenth, so the model"
             " is learning again",
             "targets grow, as the values of Q-learning do with the return: a loss that rose at once and stands since,"

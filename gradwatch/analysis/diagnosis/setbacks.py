@@ -16,6 +16,7 @@ from gradwatch.analysis.diagnosis.ends import (
     is_no_better_than_at_first,
     last_losses,
     raised_at_the_end,
+    resumed_higher_at,
     values_grew,
 )
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
@@ -366,7 +367,7 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     is_worse = _leapt_at_first(losses) and levels[-1] > FEW_RATIO * start + doubt
     share, shrunken = rise / progress, shrunken_weights(optimizer)
     left = None if shrunken is None else shrunken[1] / shrunken[0]
-    cause, remedy = _why_it_regressed(left)
+    cause, remedy = _why_it_regressed(left, resumed_higher_at(optimizer))
     # Of players that train against one another, the loss of one rises as the other learns.
     severity: Severity = "warning" if (share >= UNDONE_SHARE or is_worse or is_clear) and not facts.several else "info"
     undone, times = f"{percentage(share)} of its progress is undone", levels[-1] / max(levels[best], 1e-300)
@@ -395,8 +396,20 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     )
 
 
-def _why_it_regressed(weights_left: float | None) -> tuple[str, str]:
-    """The cause and what to do; ``weights_left``: of the largest norm of weights that decay has shrunk."""
+def _why_it_regressed(weights_left: float | None, resumed: int | None) -> tuple[str, str]:
+    """The cause and what to do.
+
+    Args:
+        weights_left: of the largest norm of weights that decay has shrunk.
+        resumed: the step at which the training was resumed with a higher loss, before any update.
+    """
+    if resumed is not None:
+        return (
+            f"the loss rose where the training was resumed, at step {resumed}, before its first update: a checkpoint"
+            " that was not loaded, or other data or another loss than before",
+            f"evaluate the checkpoint that step {resumed} began with on one batch, before the training was stopped and"
+            " as the script resumes it",
+        )
     if weights_left is None:
         return (
             "the learning rate is too high for the end of the training, the data changed (a harder part, another"

@@ -97,6 +97,39 @@ def test_a_learning_rate_that_starts_anew_begins_a_phase_of_its_own(tmp_path):
     assert told == {"anew": False, "warm-up": True}
 
 
+def resumed(folder, second, norms):
+    """A loss that falls from 2 to 0.5 in 200 steps, and is resumed at step 200."""
+    records = stream(steady(200), losses=falling(200, noise=0.02))
+    records += stream(norms, losses=second, attempt=1, first_step=200)
+    return run_of(folder, records)
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends"),
+    [
+        pytest.param(1.6, 1.5, id="other data"),
+        pytest.param(2.0, 1.4, id="a checkpoint that was not loaded"),
+    ],
+)
+@pytest.mark.parametrize("steps", [60, 200])
+def test_a_training_that_is_resumed_with_a_higher_loss_has_not_diverged(tmp_path, begins, ends, steps):
+    run = resumed(tmp_path, falling(steps, begins, ends, noise=0.02), [2.5 * norm for norm in steady(steps)])
+    assert codes(run) == ["loss-regressed"]
+    assert "resumed, at step 200, before its first update" in the(run, "loss-regressed").cause
+
+
+@pytest.mark.parametrize("begins", [0.5, 1.5], ids=["where it ended", "higher"])
+def test_a_resumed_training_may_diverge(tmp_path, begins):
+    losses = falling(100, begins, 9.0, noise=0.02)
+    assert "diverged" in codes(
+        resumed(tmp_path, losses, [n * loss for n, loss in zip(steady(100), losses, strict=True)])
+    )
+
+
+def test_a_training_that_is_resumed_with_a_lower_loss_goes_on(tmp_path):
+    assert codes(resumed(tmp_path, falling(200, 0.4, 0.3, noise=0.02), steady(200))) == []
+
+
 def test_the_loss_of_rivals_may_rise(tmp_path):
     (one,) = read_facts(run_of(tmp_path, stream(LEAP, losses=THROWN))).optimizers
     assert ends_far_above(one)
