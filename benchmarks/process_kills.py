@@ -194,8 +194,16 @@ def start(case: Case, folder: Path, rank: int, shared: dict[str, str], memory: M
 
 def kill(case: Case, victim: str, generator: random.Random, folder: Path, expected: np.ndarray) -> Killed:
     """Train, kill, and look at what is left."""
+    with kept_port() as kept:
+        return killed_at(kept, case, victim, generator, folder, expected)
+
+
+def killed_at(
+    kept: int, case: Case, victim: str, generator: random.Random, folder: Path, expected: np.ndarray
+) -> Killed:
+    """Do so in a training whose ranks meet at this port, or by a file."""
     token = f"{generator.getrandbits(64):x}"
-    port = "0" if generator.random() < 0.5 else str(free_port())
+    port = "0" if generator.random() < 0.5 else str(kept)
     shared = {TOKEN: token, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(case.ranks)}
     shared |= {"LOCAL_WORLD_SIZE": str(case.ranks)} | ({"PYTHONPATH": str(tree_folder(folder))} if case.is_tree else {})
     leaves_child = generator.random() < 1 / 3
@@ -331,10 +339,16 @@ def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> No
         time.sleep(0.005)
 
 
-def free_port() -> int:
+@contextlib.contextmanager
+def kept_port() -> Iterator[int]:
+    """A port for the store of torch.distributed. Until the end no other process is given it as a free one.
+
+    The socket is bound and does not listen, so that the store, which reuses addresses too, can listen there.
+    """
     with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(("", 0))
+        yield int(one.getsockname()[1])
 
 
 def tree_folder(folder: Path) -> Path:
