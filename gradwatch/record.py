@@ -303,8 +303,6 @@ class RankStats:
             return None
         return int(np.flatnonzero(self.norm == ordered[-1])[0])
 
-    loudest = dominant_rank  # the older name
-
     def not_finite(self) -> list[int]:
         """The ranks whose own gradient had a NaN or infinite entry before the reduction spread it."""
         return np.flatnonzero((self.nonfinite > 0) & (self.before_reduction == 1)).tolist()

@@ -95,4 +95,4 @@ def test_the_dominant_rank_needs_every_norm_from_before_the_reduction():
     assert ranks_of([1.0, np.nan, 9.0]).dominant_rank(3) == 2
     assert ranks_of([9.0]).dominant_rank(3) is None
     assert ranks_of([]).dominant_rank(3) is None
-    assert ranks_of([1.0, 9.0]).loudest(3) == 1
+    assert ranks_of([1.0, 9.0]).dominant_rank(3) == 1
