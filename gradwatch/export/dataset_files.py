@@ -86,7 +86,7 @@ class Index:
             if unfinished is not None:
                 new, dropped, drops_version_1 = unfinished
                 unfinished = Commit(_stamp(new) or (), _stamp(dropped) or (), bool(drops_version_1))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         return cls(runs, unfinished)
 
