@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
 from gradwatch.analysis.diagnosis.optimizer import divides_each_entry
-from gradwatch.analysis.statistics.quantiles import Array, chosen_of
+from gradwatch.analysis.statistics.quantiles import Array, chosen_of, column_medians
 from gradwatch.detect import traits_of
 from gradwatch.record import Event
 from gradwatch.text import number
@@ -86,7 +86,8 @@ def _is_below_eps(optimizer: OptimizerFacts) -> bool:
     rows = _clipped_rows(optimizer)
     if rows is None or _owners(optimizer, _shares_of_norm(rows[0])).any():
         return False
-    before, after = _rms(optimizer, rows[0]), _rms(optimizer, rows[0] * rows[1][:, None])
+    with np.errstate(invalid="ignore"):  # an infinite norm that is clipped by 0
+        before, after = _rms(optimizer, rows[0]), _rms(optimizer, rows[0] * rows[1][:, None])
     return _share_of_entries(optimizer, (after < FAR_BELOW_EPS * eps) & (before > eps)) > MOST_STEPS
 
 
@@ -100,9 +101,7 @@ def _learns(optimizer: OptimizerFacts) -> bool:
 
 def _rms(optimizer: OptimizerFacts, norms: Array) -> Array:
     """The root mean square of each parameter's entries, median over the samples, (parameters,)."""
-    sizes = norms / np.sqrt(np.maximum(optimizer.entries, 1.0))
-    found: Array = np.nanmedian(sizes, axis=0) if len(sizes) else np.full(norms.shape[1], np.nan)
-    return found
+    return column_medians(norms / np.sqrt(np.maximum(optimizer.entries, 1.0)))
 
 
 def _share_of_entries(optimizer: OptimizerFacts, chosen: NDArray[np.bool_]) -> float:
@@ -112,7 +111,8 @@ def _share_of_entries(optimizer: OptimizerFacts, chosen: NDArray[np.bool_]) -> f
 
 def _shares_of_norm(norms: Array) -> Array:
     """Of each parameter in the squared norm, median over the samples, (parameters,)."""
-    squares = np.square(np.nan_to_num(norms))
+    known = np.nan_to_num(norms)
+    squares = np.square(known / known.max(axis=1, initial=1e-300, keepdims=True))  # the largest is 1: none overflows
     shares: Array = np.median(squares / np.maximum(squares.sum(axis=1, keepdims=True), 1e-300), axis=0)
     return shares
 

@@ -172,7 +172,7 @@ def resumed_higher_at(optimizer: OptimizerFacts) -> int | None:
     do not count.
     """
     losses, steps = optimizer.history.losses, optimizer.history.loss_steps
-    attempts = optimizer.frame["attempt"].loc[steps].to_numpy()
+    attempts = optimizer.frame["attempt"].to_numpy()[np.searchsorted(optimizer.steps, steps)]
     best = np.array_split(steps, len(optimizer.history.loss_levels))[int(np.argmin(optimizer.history.loss_levels))]
     last = float(np.median(last_losses(losses)))
     for begin in np.flatnonzero(np.diff(attempts)) + 1:

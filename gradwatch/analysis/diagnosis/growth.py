@@ -40,7 +40,7 @@ from gradwatch.analysis.diagnosis.schedule import (
 )
 from gradwatch.analysis.statistics.loss_levels import first_loss, start_of
 from gradwatch.analysis.statistics.losses import loss_summary
-from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.quantiles import Array, column_medians
 from gradwatch.analysis.statistics.recovery import came_back, noise_of, robust_deviation
 from gradwatch.record import Event
 from gradwatch.text import number
@@ -742,10 +742,9 @@ def _is_small(optimizer: OptimizerFacts, parameter: str) -> bool:
     """
     if parameter not in optimizer.norms.columns:
         return True
-    finite = _rms(optimizer, optimizer.norms.to_numpy(float))
-    levels = np.array(
-        [np.median(column[~np.isnan(column)]) if (~np.isnan(column)).any() else np.nan for column in finite.T]
-    )
+    levels = column_medians(_rms(optimizer, optimizer.norms.to_numpy(float)))
+    if np.isnan(levels).all():
+        return True
     own = levels[list(optimizer.norms.columns).index(parameter)]
     return not own > max(VANISHED_RATIO * float(np.nanmedian(levels)), NEXT_TO_NOTHING * float(np.nanmax(levels)))
 

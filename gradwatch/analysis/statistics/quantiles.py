@@ -37,6 +37,18 @@ def chosen_of(values: NDArray[Any], chosen: NDArray[np.bool_]) -> NDArray[Any]:
     return values[first:end] if chosen[first:end].all() else values[chosen]
 
 
+def column_medians(table: Array) -> Array:
+    """The median of the known numbers in each column; NaN of a column without any.
+
+    >>> column_medians(np.array([[1.0, np.nan], [3.0, np.nan]])).tolist()
+    [2.0, nan]
+    """
+    known = ~np.isnan(table).all(axis=0)
+    medians = np.full(table.shape[1], np.nan)
+    medians[known] = np.nanmedian(table[:, known], axis=0)
+    return medians
+
+
 def spike_safe(values: Array, bins: int) -> Array:
     """The largest finite value of each of ``bins`` stretches, (bins,); NaN for a stretch without one.
 
