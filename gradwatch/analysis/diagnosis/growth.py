@@ -144,7 +144,9 @@ def _thrown_off_at_once(optimizer: OptimizerFacts) -> bool:
     Tenfold also of nearly all losses of the second half: where losses scatter as far, the first may be low.
     """
     losses, norms = optimizer.history.losses, optimizer.total_norm
-    if len(losses) < MIN_LOSSES or optimizer.history.has_surrogate_loss or not losses[0] > 0 or not norms[0] > 0:
+    if len(losses) < MIN_LOSSES or optimizer.history.has_surrogate_loss or not losses[0] > 0:
+        return False
+    if not 0 < norms[0] < math.inf:
         return False
     early = max(3, min(EARLY_STEPS, len(losses) // 10))
     usual = max(float(losses[0]), float(np.quantile(losses[len(losses) // 2 :], 0.95)))

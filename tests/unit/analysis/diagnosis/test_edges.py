@@ -1,6 +1,7 @@
 """The findings about setbacks, levels and proportions on runs of one step, of ten optimizers, and resumed ones."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -95,3 +96,12 @@ def test_a_staged_training_that_learns_each_stage_gets_no_warning(tmp_path, stag
     norms = [x for i in range(len(stages)) for x in steady(each, level=1.0 + 0.3 * i)]
     found = run_of(tmp_path, stream(norms, losses=losses), "AdamW").diagnosis()
     assert [finding.code for finding in found if finding.severity != "info"] == []
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("norms", [(1.0, 0.5), (math.inf, 0.5), (math.inf, math.inf)])
+@pytest.mark.parametrize("present", [(True, True), (True, False), (False, False)])
+def test_unknown_and_infinite_norms_of_clipped_parameters_raise_no_warning_of_numpy(tmp_path, norms, present):
+    records = with_layers(calm(60, losses=falling(60, 1.0, 0.9), max_norm=1e-12), norms, present=present)
+    run = run_of(tmp_path, records, "Adam", {"lr": 0.1, "eps": 1e-8, "betas": [0.9, 0.999]})
+    assert ("clipped-to-nothing" in codes(run)) == (norms == (1.0, 0.5) and present == (True, True))
