@@ -90,6 +90,7 @@ export interface Clipping {
   policy: string | null;
   threshold: JsonNumber;
   clipped_fraction: JsonNumber;
+  is_known: boolean;
 }
 
 /** `gradwatch report --json` of one optimizer, without its layers. */
@@ -110,6 +111,8 @@ export interface Overview {
   total_steps: number | null;
   running: boolean;
   ended: string | null;
+  /** When norms were taken; "not logged" where a history has none. */
+  moment: string;
   total_norm: { median: JsonNumber; p99: JsonNumber; max: JsonNumber; max_step: number | null };
   clipping: Clipping;
   nonfinite_steps: number;

@@ -69,6 +69,9 @@ VALIDATION_KEY = "validation_loss."
 
 The second at which the first was logged follows, so that each attempt has an entry of its own."""
 
+NOT_LOGGED = "not logged"
+"""When norms were taken, in the table meta under ``moment``, of an imported history that has none."""
+
 ACCUMULATION_STATS = ("micro_batches", "norm")
 """The statistics of a gradient while it is accumulated, in the order in which they are stored."""
 
@@ -381,7 +384,7 @@ class StepRecord:
     """One attempt of one optimizer to update its weights.
 
     Norms are those of the gradient that the optimizer would consume, before clipping. None means "not
-    known" and is never zero; NaN means NaN.
+    known" and is never zero; NaN means NaN, but for a total norm without a non-finite entry: it is not known then.
 
     >>> record = StepRecord(step=3, total_norm=5.0, max_norm=1.0, clip_coef=0.2)
     >>> record.clipped, record.loss
@@ -392,7 +395,7 @@ class StepRecord:
     optimizer: str = "0"
     attempt: int = 0
     wall_time: float = 0.0  # seconds since the epoch
-    total_norm: float = math.nan
+    total_norm: float = math.nan  # NaN where nonfinite is 0: not known
     max_norm: float | None = None  # the threshold of norm clipping in force
     norm_type: float | None = None  # order of the norm that clips; None: 2
     clip_value: float | None = None  # the threshold of value clipping in force
@@ -422,6 +425,15 @@ class StepRecord:
         (True, False)
         """
         return not self.clip_coef >= 1.0 or bool(self.cut_entries)
+
+    @property
+    def norm_is_known(self) -> bool:
+        """Whether the total norm was measured; an imported history may have losses alone.
+
+        >>> StepRecord(step=0, loss=2.0).norm_is_known, StepRecord(step=0, nonfinite=1).norm_is_known
+        (False, True)
+        """
+        return bool(self.nonfinite) or not math.isnan(self.total_norm)
 
     @property
     def norm_overflowed(self) -> bool:

@@ -16,7 +16,9 @@ import { band, prefix } from "./drawn.js";
  */
 export function normLines({ runs, theme, trial }) {
   const colours = ink(theme);
-  const totals = runs.flatMap((run) => {
+  const measured = runs.filter(({ series }) => known(series, "total_norm") || series.nonfinite.some((bad) => bad > 0));
+  if (!measured.length) return [];
+  const totals = measured.flatMap((run) => {
     const { series } = run;
     const total = {
       ...band(run, "total_norm", theme, runs),

@@ -70,7 +70,9 @@ export function factsOf(run) {
     `${run.optimizer_class || "optimizer"} lr ${rateOf(run)}`,
     `${steps(run.first_step, run.last_step)}${planned}, ${whole(run.steps)} recorded`,
     endOf(run),
-    `total norm: median ${number(norm.median)}, p99 ${number(norm.p99)}, max ${number(norm.max)} at step ${at}`,
+    run.moment === "not logged"
+      ? "total norm: not known"
+      : `total norm: median ${number(norm.median)}, p99 ${number(norm.p99)}, max ${number(norm.max)} at step ${at}`,
     clippingText(run.clipping),
     ...run.dominant.map(ownerText),
     run.nonfinite_steps && `NaN or infinite at ${count(run.nonfinite_steps, "step")}`,
@@ -104,8 +106,8 @@ function ownerText({ by, name, share: part, entries }) {
 }
 
 /** @param {Clipping} clipping */
-function clippingText({ kind, policy, threshold, clipped_fraction: clipped }) {
-  if (kind === null) return "not clipped";
+function clippingText({ kind, policy, threshold, clipped_fraction: clipped, is_known: known }) {
+  if (kind === null) return known ? "not clipped" : "not known whether it was clipped";
   const by = policy ? ` by ${policy}` : "";
   const at = threshold === null ? "" : ` at ${number(threshold)}`;
   return `clipped${by}${at}: clipped_fraction ${share(clipped)}`;

@@ -72,6 +72,16 @@ def known_values(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
     return few if is_known.all() else few[is_known]
 
 
+def is_nonfinite(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether a gradient or the total norm of each step is NaN or infinite; a norm that is not known is neither.
+
+    >>> is_nonfinite(pd.DataFrame({"total_norm": [1.0, np.nan, np.nan, np.inf], "nonfinite": [0, 1, 0, 0]})).tolist()
+    [False, True, False, True]
+    """
+    found: NDArray[np.bool_] = (frame["nonfinite"].to_numpy() > 0) | np.isinf(frame["total_norm"].to_numpy(float))
+    return found
+
+
 def indexed_by_step(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame of `steps_frame` without replaced rows, indexed by step, its columns in the documented order."""
     attempts = frame["attempt"].to_numpy()

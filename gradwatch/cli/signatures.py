@@ -490,7 +490,7 @@ def import_(
         str | None,
         typer.Option(
             metavar="REGEX",
-            help=r"Regular expression for lines of printed text, with the group norm and optionally step, loss, lr"
+            help=r"Regular expression for lines of printed text, with the group norm or loss and optionally step, lr"
             r" and reward, for example 'step (?P<step>\d+).*norm (?P<norm>\S+)'.",
         ),
     ] = None,

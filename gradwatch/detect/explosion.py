@@ -151,7 +151,7 @@ class Explosion:
 
     def _nonfinite(self, record: StepRecord) -> list[Event]:
         rising = any(grade >= 0 for grade in self._grades)
-        is_nonfinite = record.nonfinite > 0 or not math.isfinite(record.total_norm)
+        is_nonfinite = record.nonfinite > 0 or math.isinf(record.total_norm)
         level = self._levels.current
         if not (rising and is_nonfinite and level is not None):
             return self._episode.calm()

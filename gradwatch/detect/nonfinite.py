@@ -22,7 +22,7 @@ class NonFinite:
     A stretch that ends is lowered from critical to a warning: a NaN that reaches the weights does not go away.
 
     An infinite norm over finite entries is a different fact and is reported as such. So is a loss that is not
-    finite while its gradient still is, for example the square of 1e20.
+    finite while its gradient still is, for example the square of 1e20, or while its gradient is not known.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ def _event(record: StepRecord) -> Event | None:
     is_known_entry_by_entry = record.layers is not None or math.isfinite(record.total_norm)
     if record.norm_overflowed and is_known_entry_by_entry:
         return _overflow(record)
-    if record.nonfinite > 0 or not math.isfinite(record.total_norm):
+    if record.nonfinite > 0 or math.isinf(record.total_norm):
         return _nonfinite_gradient(record)
     if record.loss is not None and not math.isfinite(record.loss):
         return _nonfinite_loss(record)
@@ -111,11 +111,14 @@ def _where(layers: LayerStats | None) -> tuple[str | None, str]:
 
 
 def _nonfinite_loss(record: StepRecord) -> Event:
+    gradient = (
+        f", while every gradient is finite (total norm {number(record.total_norm)})" if record.norm_is_known else ""
+    )
     return event_at(
         record,
         kind="nonfinite",
         severity="critical",
-        message=f"the loss is {record.loss}, while every gradient is finite (total norm {number(record.total_norm)})",
+        message=f"the loss is {record.loss}{gradient}",
         observed=record.loss,
         origin="loss",
     )

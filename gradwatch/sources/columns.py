@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
-from gradwatch.sources.history import pick
+from gradwatch.sources.history import MOST_LISTED, pick
 
 MOST_NAMED = 12  # columns that a note lists
 WORDS = {
@@ -25,7 +26,7 @@ class Columns:
     """The name of each column that is read; None where there is none.
 
     Attributes:
-        norm: of the total norm; None if it is computed from those of the layers.
+        norm: of the total norm; None if it is computed from those of the layers, or not known.
         step: of the steps; None if the rows are counted.
         loss: of the loss.
         learning_rate: of the learning rate.
@@ -54,6 +55,25 @@ class Columns:
         }
 
     @property
+    def has_norms(self) -> bool:
+        """Whether there is a total norm, or layers to compute it from."""
+        return self.norm is not None or bool(self.series.columns)
+
+    @property
+    def of_points(self) -> tuple[str, ...]:
+        """The columns of which a row has to hold one, or is left out: of norms, else the loss, else the reward."""
+        if self.has_norms:
+            return self.series.columns if self.norm is None else (self.norm,)
+        return tuple(name for name in (self.loss or self.reward,) if name is not None)
+
+    @property
+    def taken(self) -> str:
+        """What was taken, in words."""
+        if self.norm is None and self.series.columns:
+            return "the norms of layers"
+        return repr(self.norm or self.loss or self.reward)
+
+    @property
     def layer_notes(self) -> tuple[str, ...]:
         """Sentences about the norms of layers and the total norm that was computed from them."""
         return (*((self.series.note,) if self.series.layers else ()), *self.total_notes)
@@ -78,7 +98,7 @@ def choose(
         layers_prefix: how the names of the layers' norms begin, as the user gave it.
 
     Raises:
-        CannotImport: there is no column of a given name or beginning, or no total norm and nothing to compute it from.
+        CannotImport: there is no column of a given name or beginning, or none of a norm, a loss or a reward.
 
     >>> choose(["iter", "train/grad_norm", "lr"], "a.csv").by_kind
     {'norm': 'train/grad_norm', 'step': 'iter', 'loss': None, 'learning_rate': 'lr', 'reward': None}
@@ -86,7 +106,7 @@ def choose(
     series = layers.find([name for name in available if name != norm], layers_prefix)
     others = [name for name in available if name not in series.columns]
     total, total_notes = layers.pick_total(others, norm, series, where)
-    return Columns(
+    chosen = Columns(
         norm=total,
         step=pick("step", available, step, where),
         loss=pick("loss", available, loss, where),
@@ -95,6 +115,13 @@ def choose(
         series=series,
         total_notes=total_notes,
     )
+    if not chosen.of_points:
+        listed = ", ".join(map(repr, available[:MOST_LISTED])) or "nothing"
+        raise CannotImport(
+            f"{where} has no series with the name of a gradient norm, a loss or a reward: {listed}."
+            f" Name one with --norm or --loss.{''.join(f' {note}.' for note in total_notes)}"
+        )
+    return chosen
 
 
 def told(available: Sequence[str], columns: Columns, *, has_steps: bool = False) -> Iterator[str]:

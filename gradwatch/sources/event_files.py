@@ -33,27 +33,27 @@ def read(
             by_tag[name][step] = (value, wall_time)
     where = repr(files[0].name) if len(files) == 1 else f"{len(files)} event files"
     tags = choose(sorted(by_tag), where, norm, None, loss, layers_prefix)
-    taken = "norms of layers" if tags.norm is None else f"tag {tags.norm!r}"
     return History(
         list(_points(by_tag, tags)),
-        f"{taken} of {where.strip(chr(39))}",
+        f"{tags.taken} of {where.strip(chr(39))}",
         notes=tuple(told(sorted(by_tag), tags, has_steps=True)),
         layers=tags.series.layers,
     )
 
 
 def _points(by_tag: Mapping[str, Scalars], tags: Columns) -> Iterator[Point]:
-    """A point for each step that has a norm."""
+    """A point for each step that has a norm; where none has one, that has a loss, or else a reward."""
     nothing: Scalars = {}
     losses, rates = (by_tag.get(tag or "", nothing) for tag in (tags.loss, tags.learning_rate))
     of_layers = [by_tag[tag] for tag in tags.series.columns]
     norms = _totals(of_layers) if tags.norm is None else by_tag[tags.norm]
-    rewards = _latest(by_tag.get(tags.reward or "", nothing), sorted(norms))
-    for step, (value, wall_time) in norms.items():
+    deciding = norms if tags.has_norms else by_tag[tags.of_points[0]]
+    rewards = _latest(by_tag.get(tags.reward or "", nothing), sorted(deciding))
+    for step, (_, wall_time) in deciding.items():
         if step >= 0:
             yield Point(
                 step=step,
-                norm=value,
+                norm=_value(norms, step),
                 loss=_value(losses, step),
                 learning_rate=_value(rates, step),
                 reward=rewards.get(step),

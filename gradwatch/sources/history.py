@@ -19,7 +19,7 @@ import numpy as np
 
 from gradwatch.detect import detectors_for
 from gradwatch.errors import CannotImport, StoreNotWritable
-from gradwatch.record import VALIDATION_KEY, Event, LayerStats, ParameterInfo, StepRecord
+from gradwatch.record import NOT_LOGGED, VALIDATION_KEY, Event, LayerStats, ParameterInfo, StepRecord
 from gradwatch.store import FILE_NAME, LARGEST, LATEST, StoreWriter
 from gradwatch.text import count
 
@@ -86,6 +86,20 @@ NAMES = {
 """The usual names of each series. They are compared without case, with the last part of a path."""
 
 UNSURE_NORMS = ("l2_norm",)  # the gradient's where no series has a usual name; beside one it is often the weights'
+UNSURE_LOSSES = (
+    "total_loss",
+    "loss_total",
+    "loss_train",
+    "lm_loss",
+    "loss_epoch",
+    "train_loss_epoch",
+    "avg_loss",
+    "avg_train_loss",
+    "mean_loss",
+    "loss_mean",
+    "running_loss",
+)  # where no series has a usual name
+MOST_LISTED = 30  # names in an error
 BATCH = 1000  # records in one transaction
 MOST_ROUNDED_DECIMALS = 6  # of a log that rounds its numbers
 
@@ -95,7 +109,7 @@ class Point:
     """The values logged at one step; None is not known."""
 
     step: int
-    norm: float
+    norm: float | None = None
     loss: float | None = None
     learning_rate: float | None = None
     reward: float | None = None  # of a policy that is trained by it
@@ -110,7 +124,8 @@ class History:
     Attributes:
         points: in any order.
         source: the file, and the part of it that was read, in words.
-        moment: when norms were taken: "before clipping", "after clipping" or "unknown".
+        moment: when norms were taken: "before clipping", "after clipping" or "unknown"; of a history without norms that
+            does not count.
         notes: sentences for the user.
         optimizer: class of the optimizer, as a config beside the history tells; empty: not known.
         optimizer_from: what tells it, in words.
@@ -157,7 +172,7 @@ _OF_A_TEST = re.compile(r"(?<![^/])(?:test|eval|evaluation)[_/]")
 
 
 def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) -> str | None:
-    """The name of the series that is meant; None if there is none, which is an error for the norm alone.
+    """The name of the series that is meant; None if there is none.
 
     Args:
         kind: one of `NAMES`.
@@ -179,18 +194,16 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
     >>> pick("reward", ["eval/reward"], None, "a.csv"), pick("reward", ["test_return_mean"], None, "a.csv")
     ('eval/reward', 'test_return_mean')
     """
-    listed = ", ".join(repr(name) for name in available[:30]) or "nothing"
+    listed = ", ".join(map(repr, available[:MOST_LISTED])) or "nothing"
     if wanted is not None:
         if wanted in available:
             return wanted
         raise CannotImport(f"{where} has no {wanted!r}; expected one of {listed}.")
     found = _candidates(kind, available)
-    if kind != "norm":
-        return min(found, key=len, default=None)
-    if len(found) == 1:
-        return found[0]
-    what = "several series that may be the gradient norm" if found else "no series with the name of a gradient norm"
-    raise CannotImport(f"{where} has {what}: {', '.join(map(repr, found)) or listed}. Name it with --norm.")
+    if kind == "norm" and len(found) > 1:
+        several = ", ".join(map(repr, found))
+        raise CannotImport(f"{where} has several series that may be the gradient norm: {several}. Name it with --norm.")
+    return min(found, key=len, default=None)
 
 
 def _candidates(kind: str, available: Sequence[str]) -> list[str]:
@@ -202,8 +215,9 @@ def _candidates(kind: str, available: Sequence[str]) -> list[str]:
         return found
     if kind == "reward":  # that of a test is the policy's as well
         return [name for name in available if is_called(_OF_A_TEST.sub("", name.lower()), NAMES[kind])]
-    if kind == "norm":
-        return [name for name in available if is_called(name, UNSURE_NORMS)]
+    if kind in ("norm", "loss"):
+        unsure = UNSURE_NORMS if kind == "norm" else UNSURE_LOSSES
+        return [name for name in possible if is_called(name, unsure)]
     if kind == "learning_rate":
         monitored = [name for name in available if _MONITORED_RATE.fullmatch(name)]
         return monitored if len(monitored) == 1 else []
@@ -308,11 +322,12 @@ def write(history: History, run: Path, optimizer_class: str = "", moment: str | 
         StoreNotWritable: the folder can't be written.
     """
     _refuse_existing(run)
-    possible = [point for point in history.points if not point.norm < 0]
+    possible = [point for point in history.points if point.norm is None or not point.norm < 0]
     points, repeated = _in_order(possible)
     _check_steps(points, history.source)
     every = _spacing(points)
-    moment = moment or history.moment
+    has_norms = any(point.norm is not None for point in points)
+    moment = (moment or history.moment) if has_norms else NOT_LOGGED
     notes = (*history.notes, *_negative_notes(len(history.points) - len(possible)), *_notes(repeated, every, moment))
     if not optimizer_class:
         notes += _optimizer_notes(history)
@@ -338,7 +353,7 @@ def write(history: History, run: Path, optimizer_class: str = "", moment: str | 
 
 def _check_steps(points: Sequence[Point], source: str) -> None:
     if not points:
-        raise CannotImport(f"{source} holds no step with a gradient norm.")
+        raise CannotImport(f"{source} holds no step with a gradient norm, a loss or a reward.")
     if not is_step(points[-1].step) or not is_step(points[0].step):
         raise CannotImport(f"{source} holds a step below 0 or above 2^53, where float64 has gaps.")
 
@@ -353,7 +368,9 @@ def _notes(repeated: int, every: int, moment: str) -> Iterator[str]:
     """What a user should know of the import, a sentence each."""
     yield from repeated_notes(repeated)
     if every > 1:
-        yield f"a norm every {every} steps: what happened between was not recorded"
+        yield f"a row every {every} steps: what happened between was not recorded"
+    if moment == NOT_LOGGED:
+        yield "no gradient norm is logged: the loss alone is judged, and nothing can be said of gradients or clipping"
     if moment == "unknown":
         yield "not known whether the norms were taken before or after clipping; pass --moment"
 
@@ -435,8 +452,8 @@ def _record(point: Point, parameters: tuple[ParameterInfo, ...]) -> StepRecord:
     return StepRecord(
         step=point.step,
         wall_time=point.wall_time if abs(point.wall_time) <= LATEST else 0.0,
-        total_norm=point.norm,
-        nonfinite=0 if math.isfinite(point.norm) else 1,
+        total_norm=math.nan if point.norm is None else point.norm,
+        nonfinite=0 if point.norm is None or math.isfinite(point.norm) else 1,
         loss=point.loss,
         learning_rates=() if point.learning_rate is None else (point.learning_rate,),
         layers=_layers(point, parameters) if parameters else None,

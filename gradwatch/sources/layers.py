@@ -89,7 +89,7 @@ def total(norms: Sequence[float | None]) -> float | None:
 def pick_total(
     columns: Sequence[str], wanted: str | None, series: LayerSeries, where: str
 ) -> tuple[str | None, tuple[str, ...]]:
-    """The column of the total norm, and sentences about it; None if it has to be computed from the layers.
+    """The column of the total norm, and sentences about it; None if it is computed from the layers, or not known.
 
     Args:
         columns: all but those of layers.
@@ -98,19 +98,19 @@ def pick_total(
         where: the file, for messages.
 
     Raises:
-        CannotImport: there is no total norm, and there are no layers to compute it from.
+        CannotImport: there is no column of the given name, or several may be the total norm and there are no layers.
     """
     try:
         name = pick("norm", columns, wanted, where)
     except CannotImport:
         if not series.layers or wanted is not None:
-            if LINEAR_TOTAL in columns and wanted is None:
-                raise CannotImport(
-                    f"{where} has {LINEAR_TOTAL!r}, which adds the norms of layers and is no norm, and no layers to"
-                    " compute it from."
-                ) from None
             raise
-        linear = f"; {LINEAR_TOTAL!r} adds the norms of layers, which is no norm" if LINEAR_TOTAL in columns else ""
-        return None, (f"the total norm was computed from the norms of {len(series.layers)} layers{linear}",)
+        name = None
+    linear = f"{LINEAR_TOTAL!r} adds the norms of layers, which is no norm"
+    if name is None and series.layers:
+        computed = f"the total norm was computed from the norms of {len(series.layers)} layers"
+        return None, (f"{computed}; {linear}" if LINEAR_TOTAL in columns else computed,)
+    if name is None:
+        return None, (linear,) if LINEAR_TOTAL in columns else ()
     said = f"{name!r} adds the norms of layers, as Levanter does, and is no norm of the whole gradient"
     return name, (said,) if name is not None and name.endswith(LINEAR_TOTAL) else ()

@@ -25,7 +25,7 @@ _LINES = str.maketrans(dict.fromkeys("│┃║", "|") | dict.fromkeys("─━�
 
 
 def rows(file: Path, norm: str | None = None) -> list[dict[str, Any]]:
-    """The tables of a file as rows of named values; empty if no table has a gradient norm.
+    """The tables of a file as rows of named values; empty if no table has a gradient norm, a loss or a reward.
 
     Args:
         file: text.
@@ -35,13 +35,10 @@ def rows(file: Path, norm: str | None = None) -> list[dict[str, Any]]:
         CannotImport: the file can't be read.
     """
     found = list(_tables(file))
-    if not any(_is_norm(name, norm) for row in found for name in row):
+    named = (norm,) if norm is not None else (*NAMES["norm"], *UNSURE_NORMS, *NAMES["loss"], *NAMES["reward"])
+    if not any(is_called(name, named) for row in found for name in row):
         return []
     return _with_whole_steps(found)
-
-
-def _is_norm(name: str, norm: str | None) -> bool:
-    return is_called(name, (*NAMES["norm"], *UNSURE_NORMS)) if norm is None else name == norm
 
 
 def _tables(file: Path) -> Iterator[dict[str, Any]]:

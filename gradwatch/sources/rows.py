@@ -37,32 +37,30 @@ def read(
     """Pick the series and join the rows of a step, for a tool may log the loss and the norm apart.
 
     Raises:
-        CannotImport: there is no series of norms, or a value of one that was picked is no number.
+        CannotImport: there is no series of norms, losses or rewards, or a value of one that was picked is no number.
 
     >>> rows = [{"step": 1, "loss": 2.0}, {"step": 1, "grad_norm": 0.5}]
     >>> [(point.step, point.norm, point.loss) for point in read(rows, Path("a.jsonl")).points]
     [(1, 0.5, 2.0)]
     """
-    available = list(dict.fromkeys(name for row in rows for name in row))
+    available = list(dict.fromkeys(name for row in rows for name, value in row.items() if value is not None))
     columns = choose(available, repr(file.name), norm, step, loss, layers_prefix)
     if step is None:
-        columns = replace(columns, step=_step_of_norms(rows, columns, repr(file.name)))
+        columns = replace(columns, step=_step_of_points(rows, columns, repr(file.name)))
     joined, repeated = _joined(rows, columns, file)
     _carry_rewards(joined, columns)
     points = [point for at, each in joined.items() if (point := _point(at, each, columns)) is not None]
-    taken = "the norms of layers" if columns.norm is None else repr(columns.norm)
     return History(
         points,
-        f"{taken} of {file.name}",
+        f"{columns.taken} of {file.name}",
         notes=(*told(available, columns), *repeated_notes(repeated)),
         layers=columns.series.layers,
     )
 
 
-def _step_of_norms(rows: Sequence[Mapping[str, Any]], columns: Columns, where: str) -> str | None:
-    """The column of steps in the rows that have a norm: a last row, a summary, may name its step otherwise."""
-    norms = [columns.norm] if columns.norm is not None else list(columns.series.columns)
-    held = [row for row in rows if any(row.get(name) is not None for name in norms)]
+def _step_of_points(rows: Sequence[Mapping[str, Any]], columns: Columns, where: str) -> str | None:
+    """The column of steps in the rows that count: a last row, a summary, may name its step otherwise."""
+    held = [row for row in rows if any(row.get(name) is not None for name in columns.of_points)]
     return pick("step", list(dict.fromkeys(name for row in held for name in row)), None, where)
 
 
@@ -91,7 +89,7 @@ def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> 
 
 
 def _carry_rewards(joined: Mapping[int, dict[str, float]], columns: Columns) -> None:
-    """Give each step with a norm the last reward since the one before it: rewards may have steps of their own.
+    """Give each step that counts the last reward since the one before it: rewards may have steps of their own.
 
     >>> rows = [{"step": 1, "reward": 0.5}, {"step": 2, "grad_norm": 1.0}, {"step": 3, "grad_norm": 1.0}]
     >>> [point.reward for point in read(rows, Path("a.jsonl")).points]
@@ -101,7 +99,7 @@ def _carry_rewards(joined: Mapping[int, dict[str, float]], columns: Columns) -> 
     for step in sorted(joined):
         each = joined[step]
         reward = each.get("reward", reward)
-        if reward is not None and _norm(each, columns) is not None:
+        if reward is not None and _counts(each, columns):
             each["reward"], reward = reward, None
 
 
@@ -138,18 +136,24 @@ def _steps(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> I
 
 
 def _point(at: int, each: Mapping[str, float], columns: Columns) -> Point | None:
-    """What is known of a step; None if that is no norm."""
-    norm = _norm(each, columns)
-    if norm is None:
+    """What is known of a step; None if it does not count."""
+    if not _counts(each, columns):
         return None
     return Point(
         step=at,
-        norm=norm,
+        norm=_norm(each, columns),
         loss=each.get("loss"),
         learning_rate=each.get("learning_rate"),
         reward=each.get("reward"),
         layers=_of_layers(each, columns),
     )
+
+
+def _counts(each: Mapping[str, float], columns: Columns) -> bool:
+    """Whether a step has a norm; where no step has one, whether it has a loss, or else a reward."""
+    if columns.has_norms:
+        return _norm(each, columns) is not None
+    return ("reward" if columns.loss is None else "loss") in each
 
 
 def _of_layers(each: Mapping[str, float], columns: Columns) -> tuple[float | None, ...]:

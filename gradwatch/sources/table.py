@@ -1,11 +1,11 @@
-"""Reads tables: CSV and Parquet with a column of norms, including the exports of W&B."""
+"""Reads tables: CSV and Parquet with a column of norms or losses, including the exports of W&B."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,13 @@ def read(
     """
     table = _parquet(file) if file.suffix == ".parquet" else _csv(file)
     columns = choose(list(table.names), repr(file.name), norm, step, loss, layers_prefix)
-    taken = "the norms of layers" if columns.norm is None else f"column {columns.norm!r}"
+    if columns.loss is not None and columns.norm is not None and norm is None and not _holds_any(table, columns.norm):
+        columns = replace(columns, norm=None)
     points = list(_points(table, columns, file))
     return History(
         points,
-        f"{taken} of {file.name}",
-        notes=(*told(list(table.names), columns), *_left_out(table, len(points))),
+        f"{columns.taken} of {file.name}",
+        notes=(*told(list(table.names), columns), *_left_out(table, columns, len(points))),
         layers=columns.series.layers,
     )
 
@@ -63,18 +64,23 @@ class _Table:
     hides_nan: bool = False
 
 
-def _left_out(table: _Table, taken: int) -> Iterator[str]:
-    """A sentence if rows have no norm."""
+def _holds_any(table: _Table, name: str) -> bool:
+    return any(not _is_empty(cell) for cell in table.cells(name))
+
+
+def _left_out(table: _Table, columns: Columns, taken: int) -> Iterator[str]:
+    """A sentence if rows do not count."""
     missing = table.rows - taken
     if missing:
         hidden = (
             "; pandas writes NaN to Parquet as an empty cell, so a NaN may be among them" if table.hides_nan else ""
         )
-        yield f"{count(missing, 'row')} without a norm left out{hidden}"
+        what = "norm" if columns.has_norms else "loss" if columns.loss else "reward"
+        yield f"{count(missing, 'row')} without a {what} left out{hidden}"
 
 
 def _points(table: _Table, columns: Columns, file: Path) -> Iterator[Point]:
-    """A point for each row that has a norm."""
+    """A point for each row that has a norm; where none has one, that has a loss, or else a reward."""
     of = {
         kind: _numbers(table, name, file, are_rates=kind == "learning_rate")
         for kind, name in columns.by_kind.items()
@@ -89,11 +95,12 @@ def _points(table: _Table, columns: Columns, file: Path) -> Iterator[Point]:
     each_layer = [_numbers(table, name, file) for name in columns.series.columns]
     layer_norms = list(zip(*each_layer, strict=True)) or [()] * table.rows
     totals = of["norm"] if columns.norm is not None else [layers.total(norms) for norms in layer_norms]
+    deciding = totals if columns.has_norms else rewards if columns.loss is None else losses
     each = zip(steps, totals, losses, rates, rewards, layer_norms, strict=True)
-    last: float | None = None  # reward since the last row with a norm: rewards may have rows of their own
+    last: float | None = None  # reward since the last row that counts: rewards may have rows of their own
     for row, (step, norm, loss, rate, reward, norms) in enumerate(each):
         last = last if reward is None else reward
-        if norm is not None:
+        if deciding[row] is not None:
             at = _step(step, file, row)
             yield Point(step=at, norm=norm, loss=loss, learning_rate=rate, reward=last, layers=norms)
             last = None
@@ -182,8 +189,7 @@ def _numbers(table: _Table, name: str, file: Path, *, are_rates: bool = False) -
     """The numbers in a column, None for an empty cell and for a learning rate that is rounded to 0."""
     found: list[float | None] = []
     for row, cell in enumerate(table.cells(name)):
-        is_empty = cell is None or (isinstance(cell, str) and cell.strip().lower() in NOT_THERE)
-        is_empty |= are_rates and is_rounded_to_zero(cell)
+        is_empty = _is_empty(cell) or (are_rates and is_rounded_to_zero(cell))
         number = None if is_empty else as_float(cell)
         if number is None and not is_empty:
             raise CannotImport(
@@ -191,6 +197,10 @@ def _numbers(table: _Table, name: str, file: Path, *, are_rates: bool = False) -
             )
         found.append(number)
     return found
+
+
+def _is_empty(cell: object) -> bool:
+    return cell is None or (isinstance(cell, str) and cell.strip().lower() in NOT_THERE)
 
 
 def _step(value: float | None, file: Path, row: int) -> int:

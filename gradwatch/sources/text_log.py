@@ -21,9 +21,10 @@ PATTERNS = {
     "llm.c's main.log": rf"\bs:(?P<step>\d+) trl:(?P<loss>{_N}) lr:(?P<lr>{_N}) norm:(?P<norm>{_N})",
     # Some copies print no learning rate, and `||` between the columns.
     "build-nanogpt": rf"step\s+(?P<step>\d+) \|{{1,2}} loss: (?P<loss>{_N}) \|{{1,2}}"
-    rf"(?: lr:? (?P<lr>{_N}) \|{{1,2}})? norm:? (?P<norm>{_N})",
+    rf"(?: lr:? (?P<lr>{_N}) \|{{1,2}})?(?> norm:? (?P<norm>{_N}))?",
+    "nanoGPT": rf"\biter (?P<step>\d+): loss (?P<loss>{_N}), time [\d.]+ms",
     "Megatron-LM": rf"iteration\s+(?P<step>\d+)/\s*\d+ \|(?>.*?learning rate:\s*(?P<lr>{_N}) \|)?"
-    rf"(?>.*?lm loss:\s*(?P<loss>{_N}) \|)?(?>.*?grad norm:\s*(?P<norm>{_N}))",
+    rf"(?>.*?lm loss:\s*(?P<loss>{_N}) \|)(?>.*?grad norm:\s*(?P<norm>{_N}))?",
     "torchtitan": rf"step:\s*(?P<step>\d+)\s+loss:\s*(?P<loss>{_N})\s+grad_norm:\s*(?P<norm>{_N})",
     # As JSON, or as `loss=3.1, num_updates=100`, which is its default where the output is a file.
     "fairseq": rf'\bloss(?:": "|=)(?P<loss>{_N})(?>.*?\bnum_updates(?:": "|=)(?P<step>\d+))'
@@ -42,7 +43,7 @@ PATTERNS = {
     rf"(?>.*?\bcritic/score/mean:(?:np\.float64\()?(?P<reward>{_N}))?",
     # mmcv and mmengine name the loss before the norm or after it.
     "OpenMMLab": rf"\b(?:Epoch|Iter)(?:\(train\))? *(?:\[ *(?P<epoch>\d+)\])?\[ *(?P<step>\d+)/ *(?P<of>\d+)\]"
-    rf"(?=(?>.*?\blr: *(?P<lr>{_N})))(?=(?>.*?\bgrad_norm: *(?P<norm>{_N})))"
+    rf"(?=(?>.*?\blr: *(?P<lr>{_N})))(?:(?=(?>.*?\bgrad_norm: *(?P<norm>{_N})))|)"
     rf"(?:(?=(?>.*?(?<![\w./])loss: *(?P<loss>{_N})))|)",
     # How many batches an epoch has is not printed.
     "ESPnet": rf"\b(?P<epoch>\d+)epoch:train:\d+-(?P<step>\d+)batch:(?=(?>.*?\bgrad_norm=(?P<norm>{_N})))"
@@ -57,7 +58,7 @@ PATTERNS = {
     # BEiT, MAE, VideoMAE and Swin: each number is followed by its mean in brackets.
     "the scripts like BEiT's": rf"\b(?:Epoch|Train): \[(?P<passed>\d+)(?:/\d+)?\]\s*+\[\s*+(?P<step>\d+)/(?P<of>\d+)\]"
     rf"(?=(?>.*?(?<![\w./])lr:? (?P<lr>{_N})))(?=(?>.*?(?<![\w./])loss:? (?P<loss>{_N})))"
-    rf"(?>.*?\bgrad_norm:? (?P<norm>{_N}))",
+    rf"(?>.*?\bgrad_norm:? (?P<norm>{_N}))?",
     "audiocraft": rf"\bTrain Summary \| Epoch (?P<step>\d+) \|(?=(?>.*?\blr=(?P<lr>{_N})))"
     rf"(?=(?>.*?(?<![\w./])(?:ce|loss)=(?P<loss>{_N})))(?>.*?\bgrad_norm=(?P<norm>{_N}))",
     "the first DPO script": rf"'loss/train': '(?P<loss>{_N})'(?>.*?'grad_norm': '(?P<norm>{_N})')"
@@ -65,7 +66,7 @@ PATTERNS = {
     # A line for each number, below the line of the step.
     "OLMo": rf"\[step=(?P<step>\d+)/(?=(?>.*?\btrain/CrossEntropyLoss=(?P<loss>{_N})))"
     rf"(?:(?=(?>.*?\boptim/learning_rate_group0=(?P<lr>{_N})))|)(?>.*?\boptim/total_grad_norm=(?P<norm>{_N}))",
-    "the Transformers Trainer": rf"'loss': '?(?P<loss>{_N})'?,(?>.*?'grad_norm': '?(?P<norm>{_N})'?)"
+    "the Transformers Trainer": rf"'loss': '?(?P<loss>{_N})'?,(?>.*?'grad_norm': '?(?P<norm>{_N})'?)?"
     rf"(?>,.*?'learning_rate': '?(?P<lr>{_N}))?(?>.*?'reward': '?(?P<reward>{_N}))?",
 }
 """By the tool that prints such lines. A step is counted as the tool counts it."""
@@ -79,7 +80,9 @@ _NAMED = {
         re.IGNORECASE,
     ),
     "loss": re.compile(
-        rf"(?<![\w./])(?:(?:train|training)[ _/-])?(?:loss|rl_loss|lm_loss){_IS}(?P<value>{_N})(?![\w.])", re.IGNORECASE
+        rf"(?<![\w./])(?<!val )(?<!valid )(?<!validation )(?<!eval )(?<!test )(?<!dev )(?:(?:train|training)[ _/-])?"
+        rf"(?:loss|rl_loss|lm_loss){_IS}(?P<value>{_N})(?![\w.])",
+        re.IGNORECASE,
     ),
     "step": re.compile(
         r"(?<![\w./])(?:(?:global|train|training)[ _-])?(?:step|steps|iter|iteration|update)[\"']?"
@@ -96,17 +99,19 @@ _NAMED = {
 }
 """Names that scripts print before a value, for lines of no known tool."""
 NAMED = "names before values"
+_NEEDED = ({"norm", "loss"}, {"norm", "step"}, {"loss", "step"}, {"loss", "epoch"})  # of a line, one of these
 LEAST_NAMED = 2  # lines of names: a single one may be a setting
 
 _ABBREVIATED = {"K": "e3", "M": "e6", "B": "e9", "T": "e12"}
 _HEADER = re.compile(r"\[step=\d+/\d+")  # a line whose numbers stand below it, indented
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 _WRAPPED = re.compile(r"\b(?:(?:np|numpy)\.\w{1,20}|tensor)\(\s{0,8}([-+\w.]{1,40})\s{0,8}(?:,[^()\n]{0,200})?\)")
-_WITHOUT_NORM = {
-    "DeepSpeed": re.compile(r"\bstep=\d+, skipped=\d+, lr=\["),
-    "nanoGPT": re.compile(r"\biter \d+: loss [\d.naif]+, time [\d.]+ms"),
-}
-"""Lines of tools that print no gradient norm."""
+_WITHOUT_LOSS = {"DeepSpeed": re.compile(r"\bstep=\d+, skipped=\d+, lr=\[")}
+"""Lines of tools that print neither a gradient norm nor a loss."""
+_OF_A_TEST = re.compile(
+    r"\b(?:val|valid|validation|eval|evaluat\w*|test\w*|dev)\b(?![ _-](?:loss|acc\w*)\b)", re.IGNORECASE
+)
+"""A word before a loss that says that it is not of the training."""
 
 
 def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], str]:
@@ -114,7 +119,7 @@ def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], 
 
     Args:
         file: text.
-        pattern: a regular expression with the groups step and norm, and loss, lr and reward if there are some.
+        pattern: a regular expression with the group norm or loss, and step, lr and reward if there are some.
 
     Raises:
         BadArgument: the pattern can't be read, or lacks a group.
@@ -126,14 +131,14 @@ def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], 
             raise CannotImport(f"{str(file)!r} has no line that matches --pattern.")
         return found, "--pattern"
     known = {name: re.compile(text, re.IGNORECASE) for name, text in PATTERNS.items()}
-    each = _matches(file, known | _WITHOUT_NORM, plain)
-    without = [name for name in _WITHOUT_NORM if each.pop(name)]
-    best = max(each, key=lambda name: len(each[name]))
-    named = [] if each[best] else _named(file)
-    if named:
+    each = _matches(file, known | _WITHOUT_LOSS, plain)
+    without = [name for name in _WITHOUT_LOSS if each.pop(name)]
+    best = max(each, key=lambda name: (_with_norm(each[name]), len(each[name])))
+    named = [] if _with_norm(each[best]) else _named(file)
+    if _with_norm(named) or (named and not each[best]):
         return named, NAMED
     if not each[best]:
-        why = f" {without[0]}'s own lines contain no gradient norm." if without else ""
+        why = f" {without[0]}'s own lines contain neither a gradient norm nor a loss." if without else ""
         raise CannotImport(
             f"{str(file)!r} has no line like those of {', '.join(PATTERNS)}.{why} Give --pattern, for example"
             r" 'step (?P<step>\d+).*norm (?P<norm>\S+)'."
@@ -157,15 +162,15 @@ def compiled(pattern: str) -> re.Pattern[str]:
     """Compile a pattern of the user's.
 
     Raises:
-        BadArgument: it can't be read, or lacks the group norm.
+        BadArgument: it can't be read, or has neither the group norm nor the group loss.
     """
     try:
         found = re.compile(pattern)
     except re.error as error:
         raise BadArgument(f"--pattern is {pattern!r}, which is not a regular expression: {error}.") from error
-    if "norm" not in found.groupindex or set(found.groupindex) - set(GROUPS):
+    if not {"norm", "loss"} & set(found.groupindex) or set(found.groupindex) - set(GROUPS):
         raise BadArgument(
-            f"--pattern is {pattern!r}; expected the group (?P<norm>...), and of step, loss, lr and reward."
+            f"--pattern is {pattern!r}; expected the group (?P<norm>...) or (?P<loss>...), and of step, lr and reward."
         )
     return found
 
@@ -195,9 +200,12 @@ def _matches(
 def _named(file: Path) -> list[dict[str, Any]]:
     """The rows of the lines that name a norm, and a loss or a step; none of too few.
 
-    A step that some lines do not print can't place the others, so rows are counted then.
+    Where no line names a norm, those that name a loss of the training, and a step or an epoch. A step that some lines
+    do not print can't place the others, so rows are counted then.
     """
     found = [row for text in _texts(file) if (row := _named_row(plain(text)))]
+    if with_norm := [row for row in found if "grad_norm" in row]:
+        found = with_norm
     if len(found) < LEAST_NAMED:
         return []
     if not all("step" in row for row in found):
@@ -206,9 +214,16 @@ def _named(file: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _with_norm(found: Sequence[Mapping[str, Any]]) -> int:
+    """How many rows have a norm."""
+    return sum("grad_norm" in row for row in found)
+
+
 def _named_row(text: str) -> dict[str, Any]:
     matches = {name: match for name, pattern in _NAMED.items() if (match := pattern.search(text)) is not None}
-    if "norm" not in matches or not {"loss", "step"} & set(matches):
+    if not any(needed <= set(matches) for needed in _NEEDED):
+        return {}
+    if "norm" not in matches and _OF_A_TEST.search(text[: matches["loss"].start()]):
         return {}
     values = {
         name: match["value"] or match["bare"] if name == "norm" else match["value"] for name, match in matches.items()

@@ -15,8 +15,11 @@ from gradwatch.sources.lines import whole_text
 def read(file: Path) -> History:
     """Read ``grad_norm`` from its log: the norm before clipping, of the last of every ``logging_steps`` steps.
 
+    A log without norms is read for its losses. A Trainer logs norms if max_grad_norm is above 0, since Transformers
+    4.38.
+
     Raises:
-        CannotImport: it is no such file, or it logs no norm.
+        CannotImport: it is no such file, or it logs neither a norm nor a loss.
     """
     text = whole_text(file)
     try:
@@ -28,18 +31,19 @@ def read(file: Path) -> History:
         raise CannotImport(
             f"{str(file)!r} holds neither a list log_history, as a trainer_state.json does, nor rows or series."
         )
-    entries = [entry for entry in log if isinstance(entry, dict) and "grad_norm" in entry and "step" in entry]
+    logged = [entry for entry in log if isinstance(entry, dict) and "step" in entry]
+    has_norms = any("grad_norm" in entry for entry in logged)
+    entries = [entry for entry in logged if ("grad_norm" if has_norms else "loss") in entry]
     if not entries:
-        raise CannotImport(
-            f"{str(file)!r} logs no grad_norm. A Trainer logs it if max_grad_norm is above 0, since Transformers 4.38."
-        )
-    points = [_point(entry, file) for entry in entries]
+        raise CannotImport(f"{str(file)!r} logs neither grad_norm nor loss.")
+    points = [_point(entry, file, has_norms=has_norms) for entry in entries]
+    of_norms = ", norms are of the last step alone" if has_norms else ""
     return History(
         points,
         f"log_history of {file.name}",
         moment="before clipping",
         validation=_validation(log),
-        notes=("losses are means over the steps since the last entry, norms are of the last step alone",),
+        notes=(f"losses are means over the steps since the last entry{of_norms}",),
     )
 
 
@@ -50,14 +54,14 @@ def _validation(log: list[Any]) -> list[tuple[int, float]]:
     return [(step, loss) for step, loss in pairs if loss is not None]
 
 
-def _point(entry: dict[str, Any], file: Path) -> Point:
+def _point(entry: dict[str, Any], file: Path, *, has_norms: bool) -> Point:
     step = entry["step"]
     if not is_step(step):
         raise CannotImport(f"{str(file)!r} holds {_shown(step)} as a step; expected a whole number below 2^53.")
     norm = _number(entry, "grad_norm", file)
     return Point(
         step=step,
-        norm=math.nan if norm is None else norm,
+        norm=math.nan if norm is None and has_norms else norm,
         loss=_number(entry, "loss", file),
         learning_rate=_number(entry, "learning_rate", file),
         reward=_number(entry, "reward", file),

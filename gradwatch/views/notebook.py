@@ -49,7 +49,9 @@ _DOT = 4  # pixels between the points and the edge
 def render(summary: RunSummary) -> str:
     """The verdict, curves, a heat map of layers by steps, a scatter plot, entries by magnitude, events and layers."""
     series = summary.series
-    parts = [_head(summary), _chart("total norm", series.total_norm, series.nonfinite, summary)]
+    parts = [_head(summary)]
+    if summary.has_norms:
+        parts.append(_chart("total norm", series.total_norm, series.nonfinite, summary))
     if summary.loss is not None:
         parts.append(_chart("loss", series.loss, series.loss_nonfinite, summary))
     if summary.layers:
@@ -92,7 +94,9 @@ def _head(summary: RunSummary) -> str:
         which_optimizer(summary.optimizer, summary.optimizers),
         optimizer_label(summary.optimizer_class, summary.learning_rate, summary.highest_learning_rate),
         step_range(summary.first_step, summary.last_step),
-        f"total norm: median {number(summary.total_norm.median)}, max {number(summary.total_norm.max)}",
+        f"total norm: median {number(summary.total_norm.median)}, max {number(summary.total_norm.max)}"
+        if summary.has_norms
+        else "total norm: not known",
         _clipped(summary),
     ]
     told = next((finding for finding in summary.findings if finding.severity != "info"), None)

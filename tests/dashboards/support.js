@@ -62,7 +62,7 @@ export function overview(more = {}) {
     running: false,
     ended: "closed",
     total_norm: { median: 1, p99: 2, max: 3, max_step: 7 },
-    clipping: { kind: null, policy: null, threshold: null, clipped_fraction: null },
+    clipping: { kind: null, policy: null, threshold: null, clipped_fraction: null, is_known: true },
     nonfinite_steps: 0,
     skipped_steps: 0,
     damaged_rows: 0,

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD
+from gradwatch.analysis.frames import is_nonfinite
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.replays.result import Replay, read_replays
 from gradwatch.analysis.statistics.lone_spikes import lone_spikes
@@ -88,8 +90,28 @@ class OptimizerFacts:
 
     @cached_property
     def total_norm(self) -> Array:
-        """Total norms before clipping, (steps,)."""
+        """Total norms before clipping, (steps,); NaN also where they are not known."""
         return self.frame["total_norm"].to_numpy(float)
+
+    @property
+    def has_norms(self) -> bool:
+        """Whether total norms are known, as they are of every run but some imported histories."""
+        return self.history.has_norms
+
+    @property
+    def which_threshold(self) -> str:
+        """What follows the advice to clip: where a threshold is to be had, if norms are known."""
+        return WHICH_THRESHOLD if self.has_norms else ""
+
+    @cached_property
+    def nonfinite(self) -> NDArray[np.bool_]:
+        """Whether a gradient or the total norm is NaN or infinite, (steps,)."""
+        return is_nonfinite(self.frame)
+
+    @cached_property
+    def loss_lost(self) -> NDArray[np.bool_]:
+        """Whether a loss was logged that is NaN or infinite, (steps,)."""
+        return self.loss_logged & ~np.isfinite(self.loss)
 
     @cached_property
     def loss(self) -> Array:

@@ -29,7 +29,7 @@ from gradwatch.analysis.diagnosis.ends import (
     values_grew,
 )
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts, computed_once
-from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity
+from gradwatch.analysis.diagnosis.finding import Finding, Quantity
 from gradwatch.analysis.diagnosis.rewards import reward_rose
 from gradwatch.analysis.diagnosis.schedule import (
     WARM_UP,
@@ -183,7 +183,7 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     norms = optimizer.total_norm[np.isfinite(optimizer.total_norm) & (optimizer.total_norm > 0)]
     first_norm = float(np.median(norms[: max(3, len(norms) // 20)])) if len(norms) else None
     last_norm = float(np.median(norms[-max(3, len(norms) // 20) :])) if len(norms) else None
-    ends_in_nan = bool(len(optimizer.total_norm)) and not math.isfinite(optimizer.total_norm[-1])
+    ends_in_nan = optimizer.history.ended_nonfinite
     knows_loss = bool(optimizer.loss_logged.any())
     is_huge = first_norm is not None and last_norm is not None and last_norm > HUGE_NORM_RATIO * first_norm
     ends = None if course is None else _ends(optimizer, course)
@@ -286,7 +286,7 @@ def _remedy(optimizer: OptimizerFacts, onset: int) -> str:
         return f"{rate}; if the model computes its own targets, use a target network or a smaller discount"
     if known:
         return "compare the threshold with `gradwatch recommend`; if it is right, lower the learning rate"
-    return f"clip{WHICH_THRESHOLD}, or lower the learning rate"
+    return f"clip{optimizer.which_threshold}, or lower the learning rate"
 
 
 def _best_checkpoint(course: Loss | None, first: int, onset: int) -> str:
@@ -323,7 +323,7 @@ def _where(optimizer: OptimizerFacts, onset: int) -> tuple[str, ...]:
 @computed_once
 def is_diverging(optimizer: OptimizerFacts) -> bool:
     """Whether growth began that did not end."""
-    if not (optimizer.total_norm > 0).any():
+    if _has_no_gradient(optimizer):
         return False
     return (
         _nan_after_growth(optimizer) is not None
@@ -336,9 +336,14 @@ def is_diverging(optimizer: OptimizerFacts) -> bool:
     )
 
 
+def _has_no_gradient(optimizer: OptimizerFacts) -> bool:
+    """Whether no step has a norm above 0, where norms are known."""
+    return optimizer.has_norms and not (optimizer.total_norm > 0).any()
+
+
 def _onset(optimizer: OptimizerFacts) -> int | None:
     """The step at which growth began that did not end; None: there was none."""
-    if not len(optimizer.steps) or not (optimizer.total_norm > 0).any():
+    if not len(optimizer.steps) or _has_no_gradient(optimizer):
         return None
     event = _nan_after_growth(optimizer)
     if event is not None:

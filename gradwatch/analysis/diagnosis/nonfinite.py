@@ -104,15 +104,14 @@ def _came_back(optimizer: OptimizerFacts) -> bool:
     that the update was left out. A loss that is not finite counts as well, unless it is of the first rows, in which a
     loss scale leaves out all.
     """
-    finite = np.isfinite(optimizer.total_norm)
-    lost = optimizer.loss_logged & ~np.isfinite(optimizer.loss)
+    finite, lost = ~optimizer.nonfinite, optimizer.loss_lost
     found = int(np.argmax(finite & ~lost))
     return bool(len(finite) > MIN_ROWS_AFTER and finite[-MIN_ROWS_AFTER:].all() and not lost[found:].any())
 
 
 def _is_harmless(optimizer: OptimizerFacts) -> bool:
     """Whether a loss scale may leave out as many rows, once it found its level, or the loss fell all the same."""
-    finite = np.isfinite(optimizer.total_norm)
+    finite = ~optimizer.nonfinite
     found = int(np.argmax(finite))  # the first finite row: as it starts, a loss scale leaves out all
     losses = optimizer.history.losses
     fell = len(losses) >= MIN_FALLING and bool(losses[-1] < losses[: len(losses) // 2].min())
@@ -125,25 +124,26 @@ def _evidence(optimizer: OptimizerFacts, event: Event) -> dict[str, Quantity]:
     at = np.flatnonzero(optimizer.steps == event.step)
     loss = float(optimizer.loss[at[0]]) if len(at) and optimizer.loss_logged[at[0]] else None
     return {
-        "nonfinite_steps": Quantity(int((~np.isfinite(optimizer.total_norm)).sum()), "steps"),
+        "nonfinite_steps": Quantity(int(optimizer.nonfinite.sum()), "steps"),
         "total_norm_before": Quantity(float(before[-1]) if len(before) else None, "norm, of the last finite step"),
         "loss_at_step": Quantity(loss, "loss"),
     }
 
 
 def _before(optimizer: OptimizerFacts, event: Event, what: str) -> str:
-    before = np.isfinite(optimizer.total_norm[optimizer.steps < event.step])
+    values, what = (optimizer.total_norm, what) if optimizer.has_norms else (optimizer.loss, "the losses")
+    before = np.isfinite(values[optimizer.steps < event.step])
     return f", while {what} before it were normal" if before.any() else ", and no step before it was finite"
 
 
 def _steps(optimizer: OptimizerFacts, event: Event) -> tuple[int, int]:
-    bad = optimizer.steps[~np.isfinite(optimizer.total_norm)]
+    bad = optimizer.steps[optimizer.nonfinite if optimizer.has_norms else optimizer.loss_lost]
     return event.step, max(event.step, int(bad[-1]) if len(bad) else event.step)
 
 
 def _when(optimizer: OptimizerFacts, event: Event) -> str:
     """At one step, at several, or from a step to the end."""
-    lost = ~np.isfinite(optimizer.total_norm) | (optimizer.loss_logged & ~np.isfinite(optimizer.loss))
+    lost = optimizer.nonfinite | optimizer.loss_lost
     after = lost[optimizer.steps >= event.step]
     if after.sum() <= 1 < len(after):
         return f"at step {event.step}"
@@ -248,13 +248,13 @@ def _norm_overflow(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Fin
 
 def _loss_is_nonfinite(optimizer: OptimizerFacts, step: int) -> bool:
     at = optimizer.steps == step
-    return bool((optimizer.loss_logged & ~np.isfinite(optimizer.loss))[at].any())
+    return bool(optimizer.loss_lost[at].any())
 
 
 def _is_hidden(optimizer: OptimizerFacts, step: int) -> bool:
     """Whether the loss stays finite over several steps after a NaN gradient was applied to all weights."""
     after = (optimizer.steps >= step) & ~optimizer.skipped
-    bad, finite = ~np.isfinite(optimizer.total_norm), optimizer.loss_logged & np.isfinite(optimizer.loss)
+    bad, finite = optimizer.nonfinite, optimizer.loss_logged & np.isfinite(optimizer.loss)
     return int((after & bad).sum()) >= HIDDEN_STEPS and bool(finite[after & bad].all())
 
 

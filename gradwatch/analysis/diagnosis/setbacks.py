@@ -20,7 +20,7 @@ from gradwatch.analysis.diagnosis.ends import (
     values_grew,
 )
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
-from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Certainty, Finding, Quantity
+from gradwatch.analysis.diagnosis.finding import Certainty, Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
 from gradwatch.analysis.diagnosis.optimizer import shrunken_weights
 from gradwatch.analysis.diagnosis.rewards import STUCK_SHARE, reward_rose, stands_low
@@ -341,7 +341,7 @@ def _remedy(optimizer: OptimizerFacts, steps: Sequence[int]) -> str:
     coefs = coefs[np.isfinite(coefs)]
     look = "look at the batches of these steps, and "
     if not len(coefs):
-        return look + f"clip{WHICH_THRESHOLD} or lower the learning rate"
+        return look + f"clip{optimizer.which_threshold} or lower the learning rate"
     if float(np.median(coefs)) < 1:
         return look + "lower the learning rate or the threshold: these steps were clipped, and it was not enough"
     return look + "lower the threshold, which let these steps through (`gradwatch recommend`)"

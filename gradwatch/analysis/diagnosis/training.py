@@ -334,7 +334,7 @@ def _zeros_of(facts: Facts, optimizer: OptimizerFacts) -> _Zeros | None:
     """None: too few norms to judge; of an imported history two are enough if all are 0."""
     norms = chosen_of(optimizer.total_norm, ~optimizer.skipped & np.isfinite(optimizer.total_norm))
     is_stuck = _is_policy_stuck(optimizer)
-    if is_stuck:
+    if is_stuck and len(norms):
         norms = np.where(norms > _next_to_no_norm(optimizer, norms), norms, 0.0)
     few = len(norms) < MIN_STEPS
     if few and not (facts.is_imported and len(norms) >= MIN_ZERO_ROWS and not norms.any()):
@@ -599,7 +599,7 @@ def _never_present(optimizer: OptimizerFacts) -> list[str]:
 
 
 def _norms_are_zero(optimizer: OptimizerFacts) -> bool:
-    return not (np.nan_to_num(optimizer.total_norm) > 0).any()
+    return optimizer.has_norms and not (np.nan_to_num(optimizer.total_norm) > 0).any()
 
 
 def _share_of_entries(optimizer: OptimizerFacts, names: list[str]) -> float:

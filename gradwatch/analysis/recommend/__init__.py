@@ -166,6 +166,8 @@ def _unseen(findings: Sequence[Finding]) -> tuple[str, float | None] | None:
 def _refusal(history: OptimizerHistory) -> tuple[str, float | None] | None:
     """Why no threshold is supported, and the threshold at which to record another run; None where one is."""
     norms = history.norms
+    if not history.has_norms:
+        return wording.NO_NORMS, None
     if history.moment == "after clipping" or (len(norms) >= MIN_USABLE_STEPS and _piled_up(norms)):
         return wording.AFTER_CLIPPING, None
     if history.nonfinite > history.steps // 2:

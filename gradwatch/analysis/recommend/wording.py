@@ -283,6 +283,8 @@ def hopeless(finding: Finding) -> str:
     return f"{finding.what}. No clipping threshold would have prevented that"
 
 
+NO_NORMS = "the history has no gradient norm, and a threshold is one: log what `clip_grad_norm_` returns"
+
 AFTER_CLIPPING = (
     "only norms after clipping were recorded: they end at the old threshold and say nothing about a new one"
     " (`gradwatch explain norms-after-clipping`)"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gradwatch.analysis.frames import known_values
+from gradwatch.analysis.frames import is_nonfinite, known_values
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.statistics.loss_levels import is_about_zero, medians
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
@@ -20,7 +20,7 @@ from gradwatch.analysis.statistics.recovery import came_back
 from gradwatch.analysis.statistics.update_rule import find_update_rule, is_of_fixed_size
 from gradwatch.detect import eps_of
 from gradwatch.detect.optimizers import UpdateRule
-from gradwatch.record import WEIGHT_STATS, Event
+from gradwatch.record import NOT_LOGGED, WEIGHT_STATS, Event
 
 STEPS_BEFORE_EVENT, STEPS_AFTER_EVENT = 10, 50  # left out around an explosion or a non-finite step
 MIN_RMS_OVER_EPS = 1000.0  # least root mean square of a gradient that is clipped at every step, in units of eps
@@ -51,7 +51,7 @@ class OptimizerHistory:
     weights: pd.Series[float]  # the norm over all parameters, by step, where it was sampled and is not 0
     update_ratio: float | None  # over all parameters, the median of the samples
     least_norm: float  # below it the eps of an adaptive optimizer would count; 0 for others
-    moment: str  # before clipping, after clipping or unknown
+    moment: str  # before clipping, after clipping, unknown or not logged
     every: int  # steps from one record to the next
     warm_up: int  # steps at the start that do not count
     update_rule: UpdateRule | None = None  # whether the update follows the gradient; None: not known
@@ -62,6 +62,11 @@ class OptimizerHistory:
     def given(self) -> Array:
         """The norms after clipping."""
         return self.norms * self.clip_coefs
+
+    @property
+    def has_norms(self) -> bool:
+        """Whether norms of the gradient are known, as they are of every run but some imported histories."""
+        return self.moment != NOT_LOGGED
 
     @property
     def steps(self) -> int:
@@ -126,9 +131,9 @@ class OptimizerHistory:
     @property
     def ended_nonfinite(self) -> bool:
         """Whether the norm or the logged loss of the last step is NaN or infinite."""
-        last = self.frame[["total_norm", "loss"]].iloc[-1:].to_numpy(float)
-        logged = bool(self.frame["loss_logged"].iloc[-1:].any())
-        return bool(len(last)) and not (np.isfinite(last[0, 0]) and (np.isfinite(last[0, 1]) or not logged))
+        last = self.frame.iloc[-1:]
+        lost = last["loss_logged"].to_numpy(bool) & ~np.isfinite(last["loss"].to_numpy(float))
+        return bool((is_nonfinite(last) | lost).any())
 
     @cached_property
     def losses(self) -> Array:
@@ -191,7 +196,7 @@ def optimizer_history(
         every_norm=chosen_of(norms, counts & (steps < critical[0].step) if critical else counts),
         frame=frame,
         events=events,
-        nonfinite=int((~np.isfinite(norms)).sum()),
+        nonfinite=int(is_nonfinite(frame).sum()),
         lost_at=critical[0] if critical else None,
         worst=_worst(chosen_of(norms, finite), critical),
         optimizer_class=class_name,

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gradwatch.analysis.frames import is_nonfinite
 from gradwatch.analysis.history import RunReader, rows_per_read
 from gradwatch.analysis.long_runs import ABSENT, LongLayers, long_layers
 from gradwatch.analysis.statistics.quantiles import Array
@@ -64,7 +65,7 @@ def step_series(reader: RunReader, optimizer: str, steps: pd.DataFrame, *, layer
         loss_nonfinite=steps["loss_logged"].to_numpy(bool) & ~np.isfinite(steps["loss"].to_numpy(float)),
         learning_rate=steps["learning_rate"].to_numpy(float),
         loss_scale=steps["loss_scale"].to_numpy(float),
-        nonfinite=(steps["nonfinite"].to_numpy() > 0) | ~np.isfinite(total),
+        nonfinite=is_nonfinite(steps),
         update_norm=steps["update_norm"].to_numpy(float),
         update_ratio=steps["update_ratio"].to_numpy(float),
         layer_norm=table,

@@ -42,7 +42,7 @@ from gradwatch.analysis.statistics.updates import UpdateSummary, update_summary
 from gradwatch.analysis.statistics.weights import WeightSummary, weight_summary
 from gradwatch.analysis.summary.verdict import Verdict, judge, shown_optimizer
 from gradwatch.errors import EmptyRun, RunNotFound
-from gradwatch.record import Event
+from gradwatch.record import NOT_LOGGED, Event
 
 __all__ = [
     "AS_THE_OPTIMIZER_GOT_THEM",
@@ -100,7 +100,7 @@ class RunSummary:
     verdict: Verdict
     reason: str
     next: str
-    moment: str  # of the norms: before clipping, after clipping, as the optimizer got them, or unknown
+    moment: str  # of the norms: before clipping, after clipping, as the optimizer got them, unknown, or not logged
     total_norm: NormSummary
     loss: LossSummary | None
     learning_rate: float | None  # the last
@@ -124,6 +124,11 @@ class RunSummary:
     most_relevant: tuple[int, ...] = field(repr=False)  # indices of layers, the most relevant first
     series: Series = field(repr=False)
     path: Path | None = field(default=None, repr=False)  # of the run
+
+    @property
+    def has_norms(self) -> bool:
+        """Whether norms of the gradient are known, as they are of every run but some imported histories."""
+        return self.moment != NOT_LOGGED
 
     @property
     def seams(self) -> tuple[ResumePoint, ...]:

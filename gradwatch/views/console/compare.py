@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from rich.console import Group
 from rich.text import Text
 
@@ -78,7 +77,7 @@ def comparison(summaries: Sequence[RunSummary], screen: Screen, partings: Sequen
     drawn = ordered if len(ordered) <= _MOST_CHARTS else ()
     for begin in range(0, len(drawn), across):
         row = ordered[begin : begin + across]
-        for curve in _CURVES:
+        for curve in _CURVES if any(run.has_norms for run in ordered) else _CURVES[1:]:
             lines += _panels(curve, ordered, row, screen)
         lines.append(Text())
     lines += _table(ordered, screen)
@@ -134,7 +133,7 @@ def _panels(curve: _Curve, everyone: Sequence[RunSummary], row: Sequence[RunSumm
     panels = []
     for run, name in zip(row, names, strict=True):
         values = getattr(run.series, curve.name)
-        bad = run.series.nonfinite if curve.name == "total_norm" else ~np.isfinite(values) & run.series.nonfinite
+        bad = run.series.nonfinite if curve.name == "total_norm" else run.series.loss_nonfinite
         columns = max(1, round(width * run.steps / longest))
         lines = with_axis(chart(values, bad, columns, _HEIGHT, screen.ink, axis, curve.style), axis, screen.ink)
         panel = [Text(f"{curve.title}: {name}".ljust(width + 10), "bold"), *lines]

@@ -179,6 +179,8 @@ def _resumed(points: Sequence[ResumePoint], most: int = 3) -> str:
 
 def norm_lines(summary: RunSummary, screen: Screen, height: int = 4) -> list[Text]:
     """The total norm before clipping: its numbers and its curve."""
+    if not summary.has_norms:
+        return [Text("total norm  not known: the history has none", "dim")]
     norm, norms = summary.total_norm, summary.series.total_norm
     head = Text("total norm", "bold")
     head.append(f" {summary.moment}   " if screen.width >= 100 else "  ", "dim")
@@ -209,8 +211,8 @@ def loss_lines(summary: RunSummary, screen: Screen, height: int = 2) -> list[Tex
         head.append("  at step ", "dim").append(str(loss.min_step))
     if loss.nonfinite_steps:
         head.append(f"  not finite at {count(loss.nonfinite_steps, 'step')}", "red")
-    bad = ~np.isfinite(summary.series.loss) & summary.series.nonfinite
-    return [head, *_curve(summary.series.loss, bad, screen, height, loss_axis_of(summary.series.loss), "magenta")]
+    losses, bad = summary.series.loss, summary.series.loss_nonfinite
+    return [head, *_curve(losses, bad, screen, height, loss_axis_of(losses), "magenta")]
 
 
 def _curve(

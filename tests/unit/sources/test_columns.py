@@ -40,10 +40,37 @@ def test_a_given_name_that_is_not_there_is_an_error(kind):
         choose(["grad_norm"], "a.csv", **{kind: "other"})
 
 
-@pytest.mark.parametrize("names", [(), ("loss",), ("grad_norm", "total_norm")])
-def test_no_norm_and_two_norms_are_errors(names):
+def test_two_norms_are_an_error():
     with pytest.raises(CannotImport, match="Name it with --norm"):
+        choose(["grad_norm", "total_norm"], "a.csv")
+
+
+@pytest.mark.parametrize("names", [(), ("step", "lr", "accuracy"), ("eval/loss", "weight_norm")])
+def test_neither_norm_nor_loss_nor_reward_is_an_error(names):
+    with pytest.raises(CannotImport, match=r"norm, a loss or a reward.*Name one with --norm or --loss"):
         choose(names, "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("names", "of_points"),
+    [
+        (("loss", "grad_norm", "reward"), ("grad_norm",)),
+        ((*LAYERS, "loss"), tuple(LAYERS)),
+        (("reward", "loss", "step"), ("loss",)),
+        (("reward", "step"), ("reward",)),
+        (("lm_loss", "step"), ("lm_loss",)),
+    ],
+)
+def test_a_row_counts_by_its_norm_else_its_loss_else_its_reward(names, of_points):
+    columns = choose(names, "a.csv")
+    assert columns.of_points == of_points
+    assert columns.has_norms == ("loss" not in of_points[0] and "reward" not in of_points[0])
+
+
+def test_an_unusual_name_of_a_loss_counts_only_where_no_usual_one_is():
+    assert by_kind("total_loss", "loss")[2] == "loss"
+    assert by_kind("total_loss", "grad_norm")[2] == "total_loss"
+    assert by_kind("total_loss", "total_loss2", "eval/total_loss")[2] == "total_loss"
 
 
 def test_without_a_total_norm_that_of_the_layers_is_said_to_be_computed():

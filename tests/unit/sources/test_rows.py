@@ -96,7 +96,7 @@ def test_steps_that_begin_anew_in_each_epoch_are_counted_on(tmp_path):
         ("a.jsonl", "{\n{}\n", "line 1"),
         ("a.json", "[1, 2", "can't be read as JSON"),
         ("a.json", "[" * 100_000, "can't be read as JSON"),
-        ("a.jsonl", '{"step": 1, "loss": 2}', "no series with the name of a gradient norm"),
+        ("a.jsonl", '{"step": 1, "lr": 2}', "no series with the name of a gradient norm, a loss or a reward"),
         ("a.jsonl", '{"step": 1, "grad_norm": "high"}', "'high' in row 1 of 'grad_norm'"),
         ("a.jsonl", '{"step": 1, "grad_norm": true}', "'True' in row 1"),
         ("a.jsonl", '{"step": 1.5, "grad_norm": 1}', "as the step of row 1"),

@@ -85,7 +85,7 @@ def test_norms_of_layers_are_taken_by_the_beginning_of_their_names(tmp_path, suf
     else:
         rows = [json.dumps(row) for row in LAYER_ROWS]
         file.write_text("\n".join(rows) if suffix == ".jsonl" else f"[{', '.join(rows)}]")
-    with pytest.raises(CannotImport, match="Name it with --norm"):
+    with pytest.raises(CannotImport, match="Name one with --norm"):
         read([file])
     history = read([file], layers="gradients/")
     assert history.layers == ("fc.weight", "fc.bias")

@@ -198,19 +198,31 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         rows(tmp_path / "missing.log")
 
 
+def test_lines_without_norm_and_loss_are_known_and_that_is_said(tmp_path):
+    line = "[2026-01-01 10:00:00,000] [INFO] [logging.py:96:log_dist] [Rank 0] step=10, skipped=0, lr=[0.001], mom=[]"
+    with pytest.raises(CannotImport, match="DeepSpeed's own lines contain neither a gradient norm nor a loss"):
+        rows(write_text(tmp_path, "a.log", f"{line}\n"))
+
+
 @pytest.mark.parametrize(
-    ("tool", "line"),
+    "line",
     [
-        (
-            "DeepSpeed",
-            "[2026-01-01 10:00:00,000] [INFO] [logging.py:96:log_dist] [Rank 0] step=10, skipped=0, lr=[0.001], mom=[]",
+        pytest.param("iter {step}: loss {loss:.4f}, time 120.31ms, mfu 30.02%", id="nanoGPT"),
+        pytest.param("step {step:5d} | loss: {loss} | lr 1.0e-03 | ", id="build-nanogpt"),
+        pytest.param(
+            " iteration {step:8d}/ 9 | learning rate: 1.0E-04 | lm loss: {loss} | loss scale: 1.0 |", id="Megatron-LM"
         ),
-        ("nanoGPT", "iter 250: loss 3.2211, time 120.31ms, mfu 30.02%"),
+        pytest.param("{{'loss': {loss}, 'learning_rate': 1e-4, 'epoch': 0.1}}", id="the Trainer"),
+        pytest.param("Epoch {step} train loss {loss} val loss 9.0", id="names"),
+        pytest.param("Epoch {step}, val loss: 9.0, loss: {loss}", id="the validation first"),
     ],
 )
-def test_lines_without_a_norm_are_known_and_that_is_said(tmp_path, tool, line):
-    with pytest.raises(CannotImport, match=f"{tool}'s own lines contain no gradient norm"):
-        rows(write_text(tmp_path, "a.log", f"{line}\n"))
+def test_lines_of_the_loss_alone_are_read(tmp_path, line):
+    losses = [2.5, float("nan"), 2.0, 1.5]
+    text = "\n".join(line.format(step=step, loss=loss) for step, loss in enumerate(losses))
+    history = read([write_text(tmp_path, "train.log", f"{text}\nvalidation: loss 7.0, step 3\n")])
+    assert [point.loss for point in history.points] == pytest.approx(losses, nan_ok=True)
+    assert {point.norm for point in history.points} == {None}
 
 
 @pytest.mark.parametrize("quote", ["", "'"])
@@ -293,11 +305,16 @@ def test_lines_that_name_their_values_are_read(tmp_path, kind):
     [
         pytest.param("step {}, loss 1.0, weight norm 33.0", id="the norm of weights"),
         pytest.param("step {}, loss 1.0, max_grad_norm: 1.0", id="a threshold"),
-        pytest.param("grad_norm: 1.0, name {}", id="neither loss nor step"),
         pytest.param("step {}, loss 1.0, grad_norm: none", id="no number"),
     ],
 )
-def test_lines_that_name_no_gradient_norm_are_not_taken(tmp_path, line):
+def test_what_is_no_gradient_norm_is_not_taken_for_one(tmp_path, line):
+    file = write_text(tmp_path, "a.log", "\n".join(line.format(step) for step in range(5)))
+    assert [(point.step, point.norm, point.loss) for point in read([file]).points] == [(n, None, 1.0) for n in range(5)]
+
+
+@pytest.mark.parametrize("line", ["grad_norm: 1.0, name {}", "loss: 1.0, name {}", "step {}: eval loss 1.0"])
+def test_lines_without_a_place_in_the_training_are_not_taken(tmp_path, line):
     file = write_text(tmp_path, "a.log", "\n".join(line.format(step) for step in range(5)))
     with pytest.raises(CannotImport, match="no line like those"):
         read([file])

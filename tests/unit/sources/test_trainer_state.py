@@ -56,7 +56,7 @@ def test_norms_that_are_not_finite_are_kept(tmp_path):
         "3",
         '{"log_history": 3}',
         '{"log_history": []}',
-        '{"log_history": [{"loss": 1, "step": 1}]}',
+        '{"log_history": [{"learning_rate": 1, "step": 1}]}',
         '{"log_history": [{"grad_norm": "x", "step": 1}]}',
         '{"log_history": [{"grad_norm": 1, "step": -1}]}',
         '{"log_history": [{"grad_norm": 1, "step": "1"}]}',

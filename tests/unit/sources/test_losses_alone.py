@@ -1,0 +1,166 @@
+"""A history without gradient norms: the loss is judged, and every view says that norms are not known."""
+
+import json
+import math
+from io import StringIO
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from gradwatch import Run
+from gradwatch.record import NOT_LOGGED
+from gradwatch.sources import read, write
+from gradwatch.views import json as json_view
+from gradwatch.views import notebook
+from gradwatch.views.console import compare, report
+from gradwatch.views.console.screen import Screen
+
+STEPS = 300
+
+
+def falling(seed=0):
+    noise = np.random.default_rng(seed).normal(0, 0.05, STEPS)
+    return 0.5 + 3 * np.exp(-np.arange(STEPS) / 60) + noise
+
+
+def run_of(tmp_path, losses, name="run", suffix=".jsonl"):
+    file = tmp_path / f"{name}{suffix}"
+    if suffix == ".csv":
+        cells = ["" if loss is None else repr(float(loss)) for loss in losses]
+        file.write_text("step,loss,grad_norm\n" + "".join(f"{step},{cell},\n" for step, cell in enumerate(cells)))
+    elif suffix == ".json":
+        log = [{"step": step, "loss": loss} for step, loss in enumerate(losses)]
+        file = tmp_path / "trainer_state.json"
+        file.write_text(json.dumps({"log_history": [*log, {"step": len(losses), "eval_loss": 9.0}]}))
+    else:
+        rows = [{"step": step, "loss": loss, "grad_norm": None} for step, loss in enumerate(losses)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Run(write(read([file]), tmp_path / name).run)
+
+
+def codes(run, at_least="warning"):
+    return [finding.code for finding in run.diagnosis() if finding.severity != "info" or at_least == "info"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".json"])
+def test_a_healthy_loss_is_healthy_and_no_norm_is_made_up(tmp_path, suffix):
+    run = run_of(tmp_path, falling(), suffix=suffix)
+    summary = run.summary()
+    assert summary.verdict == "healthy"
+    assert (summary.moment, summary.has_norms, summary.nonfinite_steps) == (NOT_LOGGED, False, 0)
+    assert summary.total_norm.median is None
+    assert summary.series.loss == pytest.approx(falling())
+    assert run.steps()["total_norm"].isna().all()
+    assert run.events() == []
+    advice = run.recommend()
+    assert advice.max_norm is None
+    assert "the history has no gradient norm" in str(advice)
+
+
+def test_a_norm_in_one_row_makes_it_a_history_of_norms(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0, "grad_norm": 0.5}\n')
+    (point,) = read([file]).points
+    assert (point.step, point.norm) == (2, 0.5)
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_to_the_end_is_told_with_its_step(tmp_path, lost):
+    losses = falling()
+    losses[200:] = lost
+    run = run_of(tmp_path, losses)
+    first = next(finding for finding in run.diagnosis() if finding.severity == "critical")
+    assert first.code == "nonfinite-loss"
+    assert first.steps == (200, STEPS - 1)
+    assert "the losses before it were normal" in first.what
+    assert " norm " not in first.what
+    assert run.summary().loss.nonfinite_steps == 100
+
+
+def test_a_lone_nan_is_no_more_than_a_warning(tmp_path):
+    losses = falling()
+    losses[150] = math.nan
+    found = run_of(tmp_path, losses).diagnosis()
+    assert {finding.severity for finding in found} <= {"info", "warning"}
+    assert "nonfinite-loss" in {finding.code for finding in found}
+
+
+def test_growth_that_ends_in_nan_is_the_fault(tmp_path):
+    losses = falling()
+    losses[200:206] = [3.0, 8.0, 40.0, 300.0, 5000.0, math.nan]
+    losses[206:] = math.nan
+    (first, *_) = run_of(tmp_path, losses).diagnosis()
+    assert first.code == "diverged"
+    assert 190 <= first.steps[0] <= 204
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        pytest.param(np.concatenate([falling()[:200], np.linspace(0.6, 30, 100)]), {"diverged"}, id="grows"),
+        pytest.param(np.full(STEPS, 0.6931472), {"constant-loss"}, id="constant"),
+        pytest.param(
+            np.concatenate([falling()[:150], 2.5 + np.random.default_rng(1).normal(0, 0.05, 150)]),
+            {"loss-regressed", "diverged"},
+            id="regresses",
+        ),
+    ],
+)
+def test_what_the_loss_alone_shows_is_told(tmp_path, losses, expected):
+    assert set(codes(run_of(tmp_path, losses))) & expected
+
+
+def test_findings_of_gradients_and_clipping_need_norms(tmp_path):
+    rising = np.concatenate([falling()[:200], np.linspace(0.6, 30, 100)])
+    of_gradients = ("norm", "gradient", "clip", "spike", "threshold", "vanishing", "dead", "zero")
+    for name, losses in {"falls": falling(), "stands": np.full(STEPS, 2.3), "rises": rising}.items():
+        found = codes(run_of(tmp_path, losses, name), at_least="info")
+        assert not [code for code in found if any(word in code for word in of_gradients)]
+
+
+def test_a_reward_alone_is_read(tmp_path):
+    file = tmp_path / "a.jsonl"
+    rewards = [0.0, 0.03, 0.06, 0.02] * 50
+    file.write_text("".join(json.dumps({"step": n, "reward": reward}) + "\n" for n, reward in enumerate(rewards)))
+    run = Run(write(read([file]), tmp_path / "run").run)
+    assert codes(run) == ["no-progress"]
+    assert run.summary().loss is None
+
+
+def shown(part, width=100):
+    console = Console(file=StringIO(), width=width, height=40, force_terminal=False)
+    console.print(part(Screen.of(console)))
+    return console.file.getvalue()
+
+
+def test_the_report_says_that_norms_are_not_known_and_draws_no_nan(tmp_path):
+    summary = run_of(tmp_path, falling()).summary()
+    text = shown(lambda screen: report.report(summary, screen))
+    assert "total norm  not known: the history has none" in text
+    assert "clipping  not known" in text
+    assert "nan" not in text.lower()
+
+
+def test_runs_without_norms_are_compared_by_their_losses(tmp_path):
+    summaries = [run_of(tmp_path, falling(seed), f"run{seed}").summary() for seed in (0, 1)]
+    text = shown(lambda screen: compare.comparison(summaries, screen))
+    assert "loss: run0" in text
+    assert "total norm:" not in text
+
+
+def test_a_run_without_norms_beside_one_with_norms(tmp_path):
+    file = tmp_path / "with.jsonl"
+    file.write_text("".join(json.dumps({"step": n, "grad_norm": 1.0, "loss": 2.0}) + "\n" for n in range(100)))
+    other = Run(write(read([file]), tmp_path / "with").run)
+    summaries = [run_of(tmp_path, falling()).summary(), other.summary()]
+    text = shown(lambda screen: compare.comparison(summaries, screen))
+    assert "total norm: " in text
+    assert "NaN" not in text
+
+
+def test_json_and_notebook_say_so(tmp_path):
+    summary = run_of(tmp_path, falling()).summary()
+    found = json_view.report(summary)
+    assert (found["moment"], found["total_norm"]["median"], found["nonfinite_steps"]) == (NOT_LOGGED, None, 0)
+    assert "total norm: not known" in notebook.render(summary)
