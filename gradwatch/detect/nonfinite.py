@@ -118,7 +118,7 @@ def _nonfinite_loss(record: StepRecord) -> Event:
         record,
         kind="nonfinite",
         severity="critical",
-        message=f"the loss is {record.loss}{gradient}",
+        message=f"the loss is {number(record.loss)}{gradient}",
         observed=record.loss,
         origin="loss",
     )

@@ -6,7 +6,7 @@ They are formatted as in every view, by `gradwatch.text`. It is imported with th
 from __future__ import annotations
 
 
-def number(value: float, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3) -> str:
     """>>> number(1.25e20), number(0.01234, 2)
     ('1.25e20', '0.012')
     """
