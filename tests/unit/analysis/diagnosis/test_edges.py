@@ -1,6 +1,7 @@
 """The findings about setbacks, levels and proportions on runs of one step, of ten optimizers, and resumed ones."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -105,3 +106,34 @@ def test_unknown_and_infinite_norms_of_clipped_parameters_raise_no_warning_of_nu
     records = with_layers(calm(60, losses=falling(60, 1.0, 0.9), max_norm=1e-12), norms, present=present)
     run = run_of(tmp_path, records, "Adam", {"lr": 0.1, "eps": 1e-8, "betas": [0.9, 0.999]})
     assert ("clipped-to-nothing" in codes(run)) == (norms == (1.0, 0.5) and present == (True, True))
+
+
+SLOW = np.linspace(0.0, 1.0, 200)
+NOISE = 0.02 * np.random.default_rng(0).standard_normal(200)
+
+
+@pytest.mark.parametrize("is_imported", [False, True])
+@pytest.mark.parametrize(
+    ("rewards", "losses", "told"),
+    [
+        pytest.param(None, 0.69 + 0.1 * NOISE, [], id="the critic's loss stands"),
+        pytest.param(None, 0.5 + SLOW + NOISE, [], id="the critic's loss rises"),
+        pytest.param(SLOW + NOISE, 0.5 + 2 * SLOW + NOISE, [], id="the reward rises, and the critic's loss"),
+        pytest.param(0.0 * SLOW, 0.5 + NOISE, [], id="the reward stays 0"),
+        pytest.param(np.where(SLOW < 0.6, SLOW, 0.05) + NOISE, None, ["reward-lost"], id="the reward falls"),
+    ],
+)
+def test_of_an_actor_and_its_critic_only_a_reward_that_falls_is_told(tmp_path, rewards, losses, told, is_imported):
+    """One has a reward, the other a loss, or one of them nothing."""
+    meta = None if rewards is None else {"rewards": json.dumps(rewards.tolist())}
+    surrogate = None if rewards is None else (0.02 * NOISE).tolist()
+    runs = {
+        "actor": run_of(tmp_path / "actor", stream(steady(200), losses=surrogate), "Adam", meta=meta),
+        "critic": run_of(
+            tmp_path / "critic", stream(steady(200), losses=None if losses is None else losses.tolist()), "Adam"
+        ),
+    }
+    facts = {name: read_facts(run) for name, run in runs.items()}
+    both = tuple(dataclasses.replace(of.optimizers[0], name=name, has_rivals=True) for name, of in facts.items())
+    found = find(dataclasses.replace(facts["actor"], optimizers=both, is_imported=is_imported))
+    assert [finding.code for finding in found if finding.severity != "info"] == told
