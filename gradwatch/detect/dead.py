@@ -46,7 +46,8 @@ class Dead:
         present = layers.present
         self._layers.see(layers.parameters)
         zero = present & (layers.norm == 0) & self._layers.with_entries
-        zero[self._layers.biases] &= ~(layers.norm[self._layers.weights] > 0)
+        if len(self._layers.biases):
+            zero[self._layers.biases] &= ~(layers.norm[self._layers.weights] > 0)
         self._zero_steps = in_a_row(self._zero_steps, zero)
         self._absent_steps = in_a_row(self._absent_steps, ~present & self._layers.with_entries)
         return [
@@ -106,7 +107,7 @@ class _DeadUnits:
         self._least = np.zeros(0)  # the smallest fraction of dead units in these steps
 
     def events(self, record: StepRecord, layers: LayerStats) -> list[Event]:
-        if layers.zeros is None:
+        if layers.zeros is None or not len(self._layers.biases):
             return []
         fraction = self._layers.fraction_of_dead_units(layers.zeros)
         if np.isnan(fraction).all():

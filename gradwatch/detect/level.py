@@ -174,6 +174,7 @@ class LayerLevels:
         self._median = np.zeros(0)
         self._deviation = np.zeros(0)
         self._highest = np.zeros(0)
+        self._jump: tuple[float, float, NDArray[np.float64]] | None = None
         self._stale = 0
 
     def restart(self) -> None:
@@ -218,6 +219,7 @@ class LayerLevels:
                 np.log(row.astype(float)) for row in (rows[middle], rows[high], highest)
             )
         self._deviation = (upper - self._median) / SIGMAS_OF_90TH
+        self._jump = None
 
     @property
     def _known(self) -> bool:
@@ -258,9 +260,13 @@ class LayerLevels:
         """
         if not self._known:
             return False
-        rise = self.rise(self._recent[-1])
-        limit = np.maximum(math.log(factor), sigmas * self._deviation)
-        limit = np.maximum(limit, self._highest - self._median + math.log(NEW_HIGH_FACTOR))[: len(rise)]
+        newest = self._recent[-1]
+        limit = self._limit_of_a_jump(factor, sigmas)[: len(newest.norm)]
+        known = len(limit)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if not (np.log(newest.norm[:known].astype(float)) - self._median[:known] > limit).any():
+                return False
+        rise = self.rise(newest)
         if len(limit) < len(rise):
             limit = np.pad(limit, (0, len(rise) - len(limit)), constant_values=np.inf)
         above = rise > limit
@@ -273,6 +279,14 @@ class LayerLevels:
             before = self.rise(layers)
             alone[: len(before)] &= ~(rise[: len(before)] <= before + math.log(SUDDEN_FACTOR))
         return bool(alone.any())
+
+    def _limit_of_a_jump(self, factor: float, sigmas: float) -> NDArray[np.float64]:
+        """Of the logarithm of each norm over its level; computed once for each time that the levels are."""
+        if self._jump is None or self._jump[:2] != (factor, sigmas):
+            limit = np.maximum(math.log(factor), sigmas * self._deviation)
+            limit = np.maximum(limit, self._highest - self._median + math.log(NEW_HIGH_FACTOR))
+            self._jump = factor, sigmas, limit
+        return self._jump[2]
 
     def highest(self) -> tuple[str | None, float | None]:
         """The parameter furthest above its own level at the last step, and by which factor.

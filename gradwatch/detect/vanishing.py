@@ -213,19 +213,25 @@ class _VanishingLayers:
         """The logarithm of each norm over its level, a moving average that a faded layer does not enter."""
         with np.errstate(divide="ignore"):
             logs = np.log(norm)
-        logs[~np.isfinite(logs)] = np.nan
+        self._steps_seen += 1
+        decay = max(LEVEL_DECAY, 1 / self._steps_seen)
+        limit = math.log(FADED_LAYER_FRACTION)
         level = self._log_level
+        if len(level) == len(logs):
+            fall = logs - level
+            if ((fall >= limit) & (fall < np.inf)).all():  # as at most steps: every norm is known, and none is low
+                self._faded_steps = np.zeros(len(fall), int)
+                self._log_level = level + decay * fall
+                return fall
+        logs[~np.isfinite(logs)] = np.nan
         if len(level) < len(logs):
             level = np.concatenate([level, np.full(len(logs) - len(level), np.nan)])
         level = np.where(np.isnan(level), logs, level)
         fall = logs - level
-        limit = math.log(FADED_LAYER_FRACTION)
         is_low = faded = fall < limit
         if faded.any() and median(fall) < limit:
             faded = np.zeros(len(fall), bool)
         self._faded_steps = in_a_row(self._faded_steps, faded)
-        self._steps_seen += 1
-        decay = max(LEVEL_DECAY, 1 / self._steps_seen)
         self._log_level = np.where(is_low | np.isnan(fall), level, level + decay * fall)
         return fall
 
