@@ -19,6 +19,9 @@ demo: $(READY)
 # Three workers on two cores: many tests wait, for a process or a browser. Threads of each worker would only wait for one
 # another; tests of threads ask for theirs.
 test test-slow test-lowest trackers peers notebook: export OMP_NUM_THREADS ?= 1
+# Every worker and every process that a test starts imports the same modules, and pytest rewrites each test file: both are
+# kept as bytecode, also where a shell says not to.
+test test-slow test-lowest trackers peers notebook: export PYTHONDONTWRITEBYTECODE =
 
 test: $(READY) browser
 	$(BIN)/python $(PYTEST) -n 3 --dist worksteal -m "not slow and not peers" $(ARGS)
