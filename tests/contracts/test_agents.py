@@ -2,13 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from gradwatch.testing import replaced, steady, stream, write_run
+
+from ..prepared import forked
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROWS = re.findall(r"^\| [^|]+\? \| `gradwatch ([^`]+)` \| (.*) \|$", (DOCS / "agents.md").read_text(), re.MULTILINE)
@@ -23,8 +23,7 @@ def folder(tmp_path_factory):
 
 def call(folder, text):
     words = re.findall(r'"([^"]*)"|(\S+)', text.replace("CODE", "nonfinite-gradient").replace("RUN", "runs/a"))
-    command = [sys.executable, "-m", "gradwatch", *(quoted or word for quoted, word in words)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return forked().run(["-m", "gradwatch", *(quoted or word for quoted, word in words)], folder)
 
 
 def keys_of(value):

@@ -129,10 +129,9 @@ def test_what_there_is_no_room_for_is_counted_and_shown(small_disk, caplog):
     assert dropped >= 100
     assert kept[:50] == list(range(50))
     assert kept[-30:] == list(range(220, 250)), "the latest steps are kept"
-    report = subprocess.run(
-        [sys.executable, "-m", "gradwatch", "report", folder / "run"], capture_output=True, text=True, check=True
-    ).stdout
-    assert f"{dropped} steps dropped" in report
+    report = forked().run(["-m", "gradwatch", "report", folder / "run"], folder)
+    assert report.returncode == 0, report.stderr
+    assert f"{dropped} steps dropped" in report.stdout
     assert torch.equal(training.weights(), expected(250))
 
 

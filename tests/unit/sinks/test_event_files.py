@@ -2,8 +2,6 @@
 
 import logging
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +12,8 @@ import gradwatch
 from gradwatch import Run
 from gradwatch.sinks.event_files import WINDOWS, highest, scalars, write
 from gradwatch.testing import replaced, steady, stream, write_run
+
+from ...prepared import forked
 
 
 def shown(folder, points=1000):
@@ -119,25 +119,20 @@ def test_event_files_that_fail_end_alone(tmp_path, monkeypatch, caplog):
     assert len(Run(tmp_path / "run").steps()) == 60
 
 
-def command(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "gradwatch", *map(str, arguments)], cwd=cwd, capture_output=True, text=True
-    )
-
-
-def test_a_recorded_run_is_exported(tmp_path):
+def test_a_recorded_run_is_exported(tmp_path, command):
     write_run(tmp_path / "run", stream(replaced(steady(3000), {2000: 30.0})))
-    done = command("export", "run", "--tensorboard", "logs", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "the scalars of 3000 steps" in done.stdout
+    done = command("export", tmp_path / "run", "--tensorboard", tmp_path / "logs")
+    assert done.code == 0, done.err
+    assert "the scalars of 3000 steps" in done.out
     assert max(p.value for p in shown(tmp_path / "logs")["gradwatch/total_norm_max"]) == 30.0
 
 
-def test_an_export_that_can_not_be_written_is_an_error(tmp_path):
+def test_an_export_that_can_not_be_written_is_an_error(tmp_path, command):
     write_run(tmp_path / "run", stream(steady(10)))
     (tmp_path / "file").write_text("x")
-    assert "expected a file, --to and a tracker, or --tensorboard" in command("export", "run", cwd=tmp_path).stderr
-    assert "can't be written" in command("export", "run", "--tensorboard", "file", cwd=tmp_path).stderr
+    run = tmp_path / "run"
+    assert "expected a file, --to and a tracker, or --tensorboard" in command("export", run).err
+    assert "can't be written" in command("export", run, "--tensorboard", tmp_path / "file").err
 
 
 def test_an_unchanged_script_can_have_event_files(tmp_path):
@@ -145,6 +140,6 @@ def test_an_unchanged_script_can_have_event_files(tmp_path):
         "import torch\nmodel = torch.nn.Linear(2, 1)\noptimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
         "for _ in range(20):\n    model(torch.ones(1, 2)).sum().backward()\n    optimizer.step()\n"
     )
-    done = command("run", "--tensorboard", "--run", "run", "train.py", cwd=tmp_path)
+    done = forked().run(["-m", "gradwatch", "run", "--tensorboard", "--run", "run", "train.py"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(shown(tmp_path / "run")["gradwatch/total_norm"]) == 20

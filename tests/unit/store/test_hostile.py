@@ -1,10 +1,7 @@
 """A store from a stranger: whatever its texts hold is shown as text, in the terminal, in HTML and in a spreadsheet."""
 
 import csv
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -52,14 +49,8 @@ def run(tmp_path_factory):
     return folder
 
 
-def gradwatch(*arguments):
-    command = [sys.executable, "-m", "gradwatch", *map(str, arguments)]
-    env = os.environ | {"COLUMNS": "110", "PYTHONUTF8": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
-
-
 @pytest.mark.parametrize(
-    "command",
+    "arguments",
     [
         ("report", "--layers", "50"),
         ("events",),
@@ -72,18 +63,19 @@ def gradwatch(*arguments):
     ],
     ids=" ".join,
 )
-def test_the_terminal_is_not_written_to_by_a_name(run, command):
-    done = gradwatch(command[0], run, *([run] if command[0] == "compare" else []), *command[1:])
-    assert done.returncode in (0, 3), done.stderr
-    assert CONTROL.findall(done.stdout) == []
-    assert "Traceback" not in done.stderr
-    if command[0] in ("report", "events") and "--json" not in command:
-        assert "[bold red]" in done.stdout, "markup is shown, not obeyed"
+def test_the_terminal_is_not_written_to_by_a_name(run, command, arguments):
+    name, *options = arguments
+    done = command(name, run, *([run] if name == "compare" else []), *options)
+    assert done.code in (0, 3), done.err
+    assert CONTROL.findall(done.out) == []
+    assert "Traceback" not in done.err
+    if name in ("report", "events") and "--json" not in options:
+        assert "[bold red]" in done.out, "markup is shown, not obeyed"
 
 
 @pytest.mark.parametrize("what", ["steps", "events", "norm"])
-def test_a_spreadsheet_finds_no_formula(run, tmp_path, what):
-    assert gradwatch("export", run, tmp_path / "x.csv", "--what", what).returncode == 0
+def test_a_spreadsheet_finds_no_formula(run, tmp_path, command, what):
+    assert command("export", run, tmp_path / "x.csv", "--what", what).code == 0
     with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     numbers = re.compile(r"-?(\d|inf|nan)", re.IGNORECASE)
