@@ -1,7 +1,6 @@
 """Hyperparameters of a script that passes none, as argparse, Hydra, Lightning and Transformers hold them."""
 
 import argparse
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,8 @@ from gradwatch import Run
 from gradwatch.script.discover import Discovery
 from gradwatch.script.found_config import ConfigListener
 from gradwatch.script.plan import RecordingPlan
+
+from ...prepared import forked
 
 
 @pytest.fixture
@@ -92,8 +93,7 @@ def test_hydra_s_config_counts(tmp_path):
     pytest.importorskip("hydra")
     (tmp_path / "config.yaml").write_text("lr: 0.1\nmodel:\n  depth: 4\n")
     (tmp_path / "train.py").write_text(HYDRA)
-    command = [sys.executable, "-m", "gradwatch", "run", "--run", "run", "train.py", "lr=0.5"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = forked().run(["-m", "gradwatch", "run", "--run", "run", "train.py", "lr=0.5"], tmp_path)
     assert done.returncode == 0, done.stderr
     config = Run(tmp_path / "run").config()
     assert (config["lr"], config["model.depth"]) == (0.5, 4)

@@ -129,12 +129,9 @@ def test_no_text_raises_anything_else(text):
                 continue
 
 
-def test_an_import_from_the_command_line_says_what_it_took(tmp_path):
-    import subprocess
-    import sys
-
+def test_an_import_from_the_command_line_says_what_it_took(tmp_path, command):
     file = write_text(tmp_path, "log.jsonl", "\n".join(map(json.dumps, ROWS)))
-    command = [sys.executable, "-m", "gradwatch", "import", str(file), str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "note: taken: 'grad_norm' as the gradient norm" in done.stdout
+    done = command("import", file, tmp_path / "run")
+    assert done.code == 0
+    assert "note: taken: 'grad_norm' as the gradient norm" in done.out
     assert Run(tmp_path / "run").steps()["total_norm"].tolist() == [row["grad_norm"] for row in ROWS]

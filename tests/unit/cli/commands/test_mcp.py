@@ -43,6 +43,6 @@ def test_an_error_is_one_line(tmp_path):
         timeout=120,
         check=False,
     )
-    assert done.returncode == 1
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "(run-not-found)" in done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stdout == ""
