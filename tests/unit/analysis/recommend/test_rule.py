@@ -355,7 +355,7 @@ def test_a_drift_that_one_threshold_can_not_cover_is_no_matter_where_every_step_
 @pytest.mark.parametrize("spikes", [0, 12])
 def test_an_optimizer_whose_updates_have_a_fixed_size_gets_a_fixed_threshold(tmp_path, optimizer, size, fixed, spikes):
     """0.3 of the median of the usable norms, and no policy; Adam gets one. A probe counts more than a name."""
-    norms = replaced(steady(2000), {200 + 100 * i: 80.0 for i in range(spikes)})
+    norms = replaced(steady(1000), {100 + 60 * i: 80.0 for i in range(spikes)})
     settings = {"update_rule": "normalises"} | ({} if size is None else {"update_size": size})
     history = optimizer_history(Run(write_run(tmp_path, stream(norms), optimizer, settings)))
     advice = choose(history, 3.0)
