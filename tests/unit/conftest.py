@@ -1,8 +1,9 @@
-"""The command line in this process, and a server that takes messages."""
+"""The command line in this process, folders that are made once, and a server that takes messages."""
 
 import http.server
 import importlib.util
 import json
+import shutil
 import sys
 import threading
 from dataclasses import dataclass
@@ -35,6 +36,21 @@ def command(monkeypatch, capsys):
         return Done(int(ended.value.code or 0), out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """Copy what a function writes into a folder; it writes once, and each test has a copy of its own."""
+    made = {}
+
+    def copy(write, to):
+        if write not in made:
+            folder = tmp_path_factory.mktemp("made_once")
+            write(folder)
+            made[write] = folder
+        return shutil.copytree(made[write], to, dirs_exist_ok=True)
+
+    return copy
 
 
 @pytest.fixture

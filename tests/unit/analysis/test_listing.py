@@ -16,11 +16,14 @@ from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
 
 
+def write(folder):
+    write_run(folder / "a", stream(steady(300), losses=[1.0] * 299 + [0.5], max_norm=1.1), "AdamW", {"lr": 0.1})
+    write_run(folder / "deep" / "b", stream(replaced(steady(300), {298: math.inf, 299: math.nan})))
+
+
 @pytest.fixture
-def folder(tmp_path):
-    write_run(tmp_path / "a", stream(steady(300), losses=[1.0] * 299 + [0.5], max_norm=1.1), "AdamW", {"lr": 0.1})
-    write_run(tmp_path / "deep" / "b", stream(replaced(steady(300), {298: math.inf, 299: math.nan})))
-    return tmp_path
+def folder(tmp_path, made_once):
+    return made_once(write, tmp_path)
 
 
 def rows(folder, **options):

@@ -62,10 +62,13 @@ def attempt_at(folder, found, end="closed"):
         writer.end_attempt(end)
 
 
+def write(folder):
+    attempt_at(folder, records(0, STEPS))
+
+
 @pytest.fixture
-def run(tmp_path):
-    attempt_at(tmp_path, records(0, STEPS))
-    return tmp_path
+def run(tmp_path, made_once):
+    return made_once(write, tmp_path)
 
 
 def exactly(folder, monkeypatch, ask):

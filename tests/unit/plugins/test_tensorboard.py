@@ -32,11 +32,14 @@ def ask(plugin, path, method="GET"):
     return Client(apps[matching[0]]).open(BASE + path, method=method)
 
 
+def write_logs(folder):
+    write_run(folder / "a", stream(replaced(steady(500), {300: 90.0}), max_norm=1.0))
+    write_run(folder / "deep" / "er" / "b", stream(steady(400)))
+
+
 @pytest.fixture
-def logs(tmp_path):
-    write_run(tmp_path / "logs" / "a", stream(replaced(steady(500), {300: 90.0}), max_norm=1.0))
-    write_run(tmp_path / "logs" / "deep" / "er" / "b", stream(steady(400)))
-    return tmp_path / "logs"
+def logs(tmp_path, made_once):
+    return made_once(write_logs, tmp_path / "logs")
 
 
 def test_it_finds_the_runs_below_the_folder_and_is_active(logs):

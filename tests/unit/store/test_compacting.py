@@ -25,9 +25,13 @@ def rows_of(path):
         db.close()
 
 
+def write(folder):
+    write_run(folder, stream(replaced(steady(900), {500: 90.0, 899: float("nan")}), max_norm=1.0))
+
+
 @pytest.fixture
-def run(tmp_path):
-    return write_run(tmp_path / "run", stream(replaced(steady(900), {500: 90.0, 899: float("nan")}), max_norm=1.0))
+def run(tmp_path, made_once):
+    return made_once(write, tmp_path / "run")
 
 
 def test_it_is_smaller_and_equal_row_for_row(run):

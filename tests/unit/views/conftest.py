@@ -11,15 +11,17 @@ from gradwatch.record import ParameterInfo
 from gradwatch.testing import replaced, steady, stream, write_run
 
 
-@pytest.fixture
-def run(tmp_path):
-    """900 steps of 30 layers, clipped, with a spike at step 400 and a NaN at step 700."""
+def write(folder):
     many = tuple(ParameterInfo(name=f"encoder.layers.{i}.self_attention.weight", shape=(4, 4)) for i in range(30))
     norms = replaced(steady(900), {400: 60.0, 700: math.nan})
     losses = [1.0 / (1 + i) for i in range(900)]
-    return Run(
-        write_run(tmp_path / "first", stream(norms, shares=[0.2] * 30, parameters=many, losses=losses, max_norm=1.1))
-    )
+    write_run(folder, stream(norms, shares=[0.2] * 30, parameters=many, losses=losses, max_norm=1.1))
+
+
+@pytest.fixture
+def run(tmp_path, made_once):
+    """900 steps of 30 layers, clipped, with a spike at step 400 and a NaN at step 700."""
+    return Run(made_once(write, tmp_path / "first"))
 
 
 @pytest.fixture

@@ -11,12 +11,16 @@ from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
 
 
-@pytest.fixture
-def run(tmp_path):
+def write(folder):
     norms = replaced(steady(1000), {400: 60.0, 700: math.nan, 701: math.inf})
     losses = [None if i % 10 else 2.0 / (1 + i) for i in range(1000)]
     losses[990] = math.nan
-    return Run(write_run(tmp_path / "first", stream(norms, losses=losses, max_norm=1.2)))
+    write_run(folder, stream(norms, losses=losses, max_norm=1.2))
+
+
+@pytest.fixture
+def run(tmp_path, made_once):
+    return Run(made_once(write, tmp_path / "first"))
 
 
 def test_total_norm_is_of_the_finite_norms(run):

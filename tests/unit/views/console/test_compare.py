@@ -16,11 +16,12 @@ from gradwatch.views.console.screen import Ink, Screen
 from gradwatch.views.parting import sentences
 
 
-@pytest.fixture
-def summaries(tmp_path):
-    write_run(tmp_path / "good", stream(steady(800), losses=[1.0 / (1 + i) for i in range(800)], max_norm=1.1))
-    write_run(tmp_path / "bad", stream(replaced(steady(400), {300: 1e6, 350: math.nan})))
-    return [Run(tmp_path / name).summary() for name in ("good", "bad")]
+@pytest.fixture(scope="module")
+def summaries(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("summaries")
+    write_run(folder / "good", stream(steady(800), losses=[1.0 / (1 + i) for i in range(800)], max_norm=1.1))
+    write_run(folder / "bad", stream(replaced(steady(400), {300: 1e6, 350: math.nan})))
+    return [Run(folder / name).summary() for name in ("good", "bad")]
 
 
 def test_curves_share_their_axes(summaries, drawn):

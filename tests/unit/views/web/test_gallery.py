@@ -13,11 +13,14 @@ from gradwatch.testing import replaced, steady, stream, write_run
 from gradwatch.views.web.gallery import Gallery
 
 
+def write_logs(folder):
+    write_run(folder / "a", stream(replaced(steady(500), {300: 90.0}), max_norm=1.0))
+    write_run(folder / "deep" / "er" / "b", stream(steady(60)))
+
+
 @pytest.fixture
-def logs(tmp_path):
-    write_run(tmp_path / "a", stream(replaced(steady(500), {300: 90.0}), max_norm=1.0))
-    write_run(tmp_path / "deep" / "er" / "b", stream(steady(60)))
-    return tmp_path
+def logs(tmp_path, made_once):
+    return made_once(write_logs, tmp_path)
 
 
 def query(run="a", **more):
