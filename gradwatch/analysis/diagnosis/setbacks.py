@@ -34,6 +34,7 @@ from gradwatch.analysis.diagnosis.schedule import (
     restarts_after,
 )
 from gradwatch.analysis.statistics.loss_levels import first_loss, medians, start_of, uncertainty
+from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import noise_of, robust_deviation
 from gradwatch.analysis.statistics.tail import detrended_sample
@@ -149,16 +150,19 @@ def _above(losses: Array, first: int, last: int, end: int, limit: float) -> list
 
 def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Spikes that come back again and again, each of which undoes progress that the loss had made."""
-    if is_diverging(optimizer):
+    if is_diverging(optimizer) or optimizer.history.has_surrogate_loss:
         return None
-    steps, losses = _outliers(optimizer), optimizer.history.losses
+    rules = (_thrown_back_by_spikes, _thrown_back_by_the_rate, _thrown_far_above_its_start, _leaps_back)
+    return next((told for rule in rules if (told := rule(facts, optimizer)) is not None), None)
+
+
+def _thrown_back_by_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Spikes of the norm, at least three of which cost progress, and more than steps drawn by chance."""
+    steps = _outliers(optimizer)
     found = setbacks(optimizer, steps)
-    if optimizer.history.has_surrogate_loss:
-        return None
     if sum(setback.spikes for setback in found) < REPEATED or not _is_more_than_chance(optimizer, steps, found):
-        others = (_thrown_back_by_the_rate, _thrown_far_above_its_start, _leaps_back)
-        return next((told for rule in others if (told := rule(facts, optimizer)) is not None), None)
-    share = sum(setback.steps for setback in found) / len(losses)
+        return None
+    share = sum(setback.steps for setback in found) / len(optimizer.history.losses)
     worst = max(found, key=lambda setback: setback.after - setback.before)
     times = f" {len(found)} times" if len(found) > 1 else ""
     rate = rate_without_warm_up(optimizer, found[0].first)
@@ -347,53 +351,106 @@ def _remedy(optimizer: OptimizerFacts, steps: Sequence[int]) -> str:
     return look + "lower the threshold, which let these steps through (`gradwatch recommend`)"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rise:
+    """The levels of a loss, and what lies between its best tenth and its last."""
+
+    start: float  # before the first updates count
+    first: float
+    best: float
+    last: float
+    highest: float  # of the levels from the best one on
+    doubt: float  # of the best and the last level
+    best_steps: tuple[int, int]  # the first and the last
+
+    @property
+    def height(self) -> float:
+        return self.last - self.best
+
+    @property
+    def progress(self) -> float:
+        return self.first - self.best
+
+    @property
+    def undone(self) -> float:
+        """The share of the progress."""
+        return self.height / self.progress
+
+    @property
+    def ends_worse(self) -> bool:
+        """Whether the loss ends clearly above its start, to which it may have come from a leap."""
+        return self.first > LEAPT_RATIO * self.start > 0 and self.last > FEW_RATIO * self.start + self.doubt
+
+
+def rise_of(history: OptimizerHistory) -> Rise:
+    """The rise of a loss of ten values or more."""
+    losses, levels = history.losses, history.loss_levels
+    tenths, best = np.array_split(losses, len(levels)), int(np.argmin(levels))
+    steps = np.array_split(history.loss_steps, len(levels))[best]
+    return Rise(
+        start=start_of(losses),
+        first=first_loss(losses),
+        best=levels[best],
+        last=levels[-1],
+        highest=max(levels[best:]),
+        doubt=uncertainty(tenths[-1]) + uncertainty(tenths[best]),
+        best_steps=(int(steps[0]), int(steps[-1])),
+    )
+
+
 def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """The loss ends well above its best level, beyond its noise, and nothing graver explains it."""
-    losses, steps = optimizer.history.losses, optimizer.history.loss_steps
-    if len(losses) < MIN_FEWEST_LOSSES or optimizer.history.has_surrogate_loss or is_diverging(optimizer):
+    found = _regression(optimizer)
+    if found is None:
         return None
-    ends_above = len(losses) < MIN_LOSSES and _few_end_above(losses, optimizer.history.loss_levels)
-    if len(losses) < MIN_LOSSES and not ends_above:
-        return None
-    tenths, when = np.array_split(losses, 10), np.array_split(steps, 10)
-    levels = optimizer.history.loss_levels
-    best = int(np.argmin(levels))
-    rise, progress = levels[-1] - levels[best], first_loss(losses) - levels[best]
-    doubt = uncertainty(tenths[-1]) + uncertainty(tenths[best])
-    is_clear = _rises_clearly(optimizer, best) or (ends_above and _few_rise_far(losses))
-    if progress <= doubt or (rise <= max(REGRESSED_SHARE * progress, doubt) and not is_clear):
-        return None
-    start = start_of(losses)
-    is_worse = _leapt_at_first(losses) and levels[-1] > FEW_RATIO * start + doubt
-    share, shrunken = rise / progress, shrunken_weights(optimizer)
+    rise, is_clear = found
+    is_grave = rise.undone >= UNDONE_SHARE or rise.ends_worse or is_clear
+    shrunken = shrunken_weights(optimizer)
     left = None if shrunken is None else shrunken[1] / shrunken[0]
     cause, remedy = _why_it_regressed(left, resumed_higher_at(optimizer))
-    # Of players that train against one another, the loss of one rises as the other learns.
-    severity: Severity = "warning" if (share >= UNDONE_SHARE or is_worse or is_clear) and not facts.several else "info"
-    undone, times = f"{percentage(share)} of its progress is undone", levels[-1] / max(levels[best], 1e-300)
-    if is_worse:
-        undone = f"above the {number(start)} that it began at"
-    elif share < UNDONE_SHARE and times > LEAPT_RATIO:
-        undone = f"{number(times)} times that level"
     return Finding(
         code="loss-regressed",
-        severity=severity,
+        # Of players that train against one another, the loss of one rises as the other learns.
+        severity="warning" if is_grave and not facts.several else "info",
         certainty="shown",
-        what=f"the loss{facts.of(optimizer)} ends at {number(levels[-1])}, above its best level of"
-        f" {number(levels[best])} at steps {when[best][0]} to {when[best][-1]}: {undone}",
+        what=f"the loss{facts.of(optimizer)} ends at {number(rise.last)}, above its best level of {number(rise.best)}"
+        f" at steps {rise.best_steps[0]} to {rise.best_steps[1]}: {_how_far(rise)}",
         optimizer=optimizer.name,
-        steps=(int(when[best][-1]), int(steps[-1])),
+        steps=(rise.best_steps[1], int(optimizer.history.loss_steps[-1])),
         evidence={
-            "loss_first": Quantity(start if is_worse else first_loss(losses), "loss"),
-            "loss_best": Quantity(levels[best], "loss, median of a tenth"),
-            "loss_last": Quantity(levels[-1], "loss, median of the last tenth"),
-            "undone": Quantity(share, "share of the progress"),
+            "loss_first": Quantity(rise.start if rise.ends_worse else rise.first, "loss"),
+            "loss_best": Quantity(rise.best, "loss, median of a tenth"),
+            "loss_last": Quantity(rise.last, "loss, median of the last tenth"),
+            "undone": Quantity(rise.undone, "share of the progress"),
         }
         | ({} if left is None else {"weight_norm_last": Quantity(left, "of its largest")}),
         cause=cause,
         remedy=f"keep the checkpoint of the best level; {remedy}",
         confirm="evaluate the checkpoints of the best level and of the end on the same held-out data",
     )
+
+
+def _regression(optimizer: OptimizerFacts) -> tuple[Rise, bool] | None:
+    """How the loss rose from its best level, and whether clearly; None: not far, or something graver explains it."""
+    losses = optimizer.history.losses
+    if len(losses) < MIN_FEWEST_LOSSES or optimizer.history.has_surrogate_loss or is_diverging(optimizer):
+        return None
+    few = len(losses) < MIN_LOSSES
+    if few and not _few_end_above(losses, optimizer.history.loss_levels):
+        return None
+    rise = rise_of(optimizer.history)
+    is_clear = _rises_clearly(optimizer, rise) or (few and _few_rise_far(losses))
+    is_high = rise.height > max(REGRESSED_SHARE * rise.progress, rise.doubt)
+    return (rise, is_clear) if rise.progress > rise.doubt and (is_high or is_clear) else None
+
+
+def _how_far(rise: Rise) -> str:
+    if rise.ends_worse:
+        return f"above the {number(rise.start)} that it began at"
+    times = rise.last / max(rise.best, 1e-300)
+    if rise.undone < UNDONE_SHARE and times > LEAPT_RATIO:
+        return f"{number(times)} times that level"
+    return f"{percentage(rise.undone)} of its progress is undone"
 
 
 def _why_it_regressed(weights_left: float | None, resumed: int | None) -> tuple[str, str]:
@@ -425,39 +482,35 @@ def _why_it_regressed(weights_left: float | None, resumed: int | None) -> tuple[
     )
 
 
-def _leapt_at_first(losses: Array) -> bool:
-    """Whether the first updates lifted the loss to twice its start: a fall from there is no progress.
-
-    >>> _leapt_at_first(np.array([12.0, 12, 44, 48, 47, 40, 30])), _leapt_at_first(np.array([12.0, 12, 14, 13, 12, 11]))
-    (True, False)
-    """
-    return first_loss(losses) > LEAPT_RATIO * start_of(losses) > 0
-
-
-def _rises_clearly(optimizer: OptimizerFacts, best: int) -> bool:
+def _rises_clearly(optimizer: OptimizerFacts, rise: Rise) -> bool:
     """Whether the last tenth of a loss stands above its best tenth by more than its noise and the wandering of levels.
 
-    By a twentieth of the level and of the fall, in logarithms, where the norms have risen as well, the less surely the
-    farther they have. By a sixth and a quarter of them where the loss alone says so.
+    Not where the learning rate starts anew or its targets grew, nor where it leapt and comes down again.
     """
-    losses, levels = optimizer.history.losses, optimizer.history.loss_levels
-    low, last, first = levels[best], levels[-1], first_loss(losses)
-    step = int(np.array_split(optimizer.history.loss_steps, len(levels))[best][-1])
-    parts = EARLY_PARTS if len(losses) >= MIN_LOSSES else len(levels)
-    if not (0 < low < last and low < first) or not is_mostly_above(losses, parts):
+    losses = optimizer.history.losses
+    parts = EARLY_PARTS if len(losses) >= MIN_LOSSES else len(optimizer.history.loss_levels)
+    if not 0 < rise.best < min(rise.last, rise.first) or not is_mostly_above(losses, parts):
         return False
-    if values_grew(optimizer) or restarts_after(optimizer, step):
+    if values_grew(optimizer) or restarts_after(optimizer, rise.best_steps[1]):
         return False
-    tenths, rise = np.array_split(losses, len(levels)), last - low
-    if rise <= SURE * (uncertainty(tenths[-1]) + uncertainty(tenths[best])):
+    if rise.height <= SURE * rise.doubt:
         return False
-    if max(levels[best:]) - last > UNDONE_SHARE * rise:
-        return False  # it leapt, and comes down again
-    share, sureness = math.log(last / low) / math.log(first / low), rise / max(_wandering(losses), 1e-12 * low)
-    raised = raised_at_the_end(optimizer, step) or 0.0
-    if raised > WITNESS_RATIO and last > (1 + CLEAR_RISE) * low and share > CLEAR_SHARE:
+    if rise.highest - rise.last > UNDONE_SHARE * rise.height:
+        return False
+    return _rose_far(optimizer, rise)
+
+
+def _rose_far(optimizer: OptimizerFacts, rise: Rise) -> bool:
+    """By a twentieth of the level and of the fall, in logarithms, where the norms have risen as well, or else by more.
+
+    The farther the norms have risen, the less sure it has to be. By a sixth and a quarter where the loss alone says so.
+    """
+    share = math.log(rise.last / rise.best) / math.log(rise.first / rise.best)
+    sureness = rise.height / max(_wandering(optimizer.history.losses), 1e-12 * rise.best)
+    raised = raised_at_the_end(optimizer, rise.best_steps[1]) or 0.0
+    if raised > WITNESS_RATIO and rise.last > (1 + CLEAR_RISE) * rise.best and share > CLEAR_SHARE:
         return sureness > (SURE_BESIDE if raised > FAR_WITNESS_RATIO else SURE_OF_LEVELS)
-    return last > FEW_RATIO * low and share > ALONE_SHARE and sureness > SURE_OF_LEVELS
+    return rise.last > FEW_RATIO * rise.best and share > ALONE_SHARE and sureness > SURE_OF_LEVELS
 
 
 def _wandering(losses: Array) -> float:
@@ -540,18 +593,17 @@ def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             return _no_progress(optimizer, "warning", "possible")
     if len(losses) < MIN_LOSSES:
         return None
-    tenths = np.array_split(losses, 10)
-    levels = optimizer.history.loss_levels
-    start = levels[0]
+    return _no_progress(optimizer, "info", "likely") if _never_fell(losses, optimizer.history.loss_levels) else None
+
+
+def _never_fell(losses: Array, levels: list[float]) -> bool:
+    """Whether a loss stays at its first level, and neither its noise nor a rise would hide that it fell."""
+    start, tenths = levels[0], np.array_split(losses, len(levels))
     if start == 0 or losses[0] == losses.max():
-        return None  # a loss that is solved, or that the first updates may have lowered
-    doubt = uncertainty(tenths[0]) + uncertainty(tenths[-1])
-    highest = max(start, first_loss(losses))
-    if highest - min(levels) > FELL_SHARE * abs(start) or doubt > SEEN_SHARE * abs(start):
-        return None
-    if max(levels) - min(levels) > SEEN_SHARE * abs(start):
-        return None  # it rose: that is told otherwise
-    return _no_progress(optimizer, "info", "likely")
+        return False  # a loss that is solved, or that the first updates may have lowered
+    fell = max(start, first_loss(losses)) - min(levels)
+    unseen = max(uncertainty(tenths[0]) + uncertainty(tenths[-1]), max(levels) - min(levels))
+    return fell <= FELL_SHARE * abs(start) and unseen <= SEEN_SHARE * abs(start)
 
 
 def _stands_unlearnt(optimizer: OptimizerFacts) -> bool:
@@ -561,18 +613,20 @@ def _stands_unlearnt(optimizer: OptimizerFacts) -> bool:
     on the inputs; a level too high for a language model that knows more than how often each word occurs; the cost of a
     guess, ln k among k classes; norms that are gone.
     """
-    losses, steps = optimizer.history.losses, optimizer.history.loss_steps
-    few = len(losses) < MIN_FEW_LOSSES
-    if len(losses) < MIN_FEWEST_LOSSES or losses.min() <= 0 or losses.min() == losses.max():
+    losses = optimizer.history.losses
+    if not _shows_its_start(optimizer.history):
         return False
-    if steps[0] - (steps[1] - steps[0]) > (steps[-1] - steps[0]) / EARLY_PARTS:
-        return False  # a record that begins late may have seen a training at its end
-    stood, fades = losses[len(losses) // FIRST_PARTS :], _norms_fade(optimizer)
-    if fades and _is_high(late := losses[-len(losses) // LATE_PARTS :]) and _stands_still(late):
+    stood, late = losses[len(losses) // FIRST_PARTS :], losses[-len(losses) // LATE_PARTS :]
+    fades = _norms_fade(optimizer)
+    if fades and _is_high(late) and _stands_still(late):
         return True
-    if not _stands_still(stood):
-        return False
-    level, first = float(np.median(stood)), optimizer.history.loss_levels[0]
+    return _stands_still(stood) and _is_unlearnt(optimizer, stood, fades=fades)
+
+
+def _is_unlearnt(optimizer: OptimizerFacts, stood: Array, *, fades: bool) -> bool:
+    """Whether the losses that stand say that nothing has been learnt, alone or beside norms that fade."""
+    losses = optimizer.history.losses
+    few, level, first = len(losses) < MIN_FEW_LOSSES, float(np.median(stood)), optimizer.history.loss_levels[0]
     never_fell = max(first, start_of(losses)) < (1 + HIGH_STANDS) * level and losses[0] < level / UNLEARNT_SHARE
     if never_fell and noise_of(stood) < STANDS_NOISE * level and (not few or level < HOVERS):
         return True
@@ -581,6 +635,14 @@ def _stands_unlearnt(optimizer: OptimizerFacts) -> bool:
     if not few and (fades or _is_high(stood) or (never_fell and UNTRAINED < level < MOST_BY_GUESS)):
         return True
     return any(_is_a_guess(math.log(classes), level, first, _doubt_of(stood)) for classes in CLASSES)
+
+
+def _shows_its_start(history: OptimizerHistory) -> bool:
+    """Whether losses above 0 differ and begin with the training: a record that begins late may have seen its end."""
+    losses, steps = history.losses, history.loss_steps
+    if len(losses) < MIN_FEWEST_LOSSES or losses.min() <= 0 or losses.min() == losses.max():
+        return False
+    return bool(steps[0] - (steps[1] - steps[0]) <= (steps[-1] - steps[0]) / EARLY_PARTS)
 
 
 def _stands_still(losses: Array) -> bool:
