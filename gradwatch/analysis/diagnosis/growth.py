@@ -173,47 +173,76 @@ def _rose(values: Array) -> bool:
     return float(last[-1]) > GROWTH_BEFORE_NAN * level and climbs
 
 
-def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Report loss or norms that grew and did not come back, from the first step on or later."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Growth:
+    """Growth that did not end: where it began, and what of loss and norms shows it."""
+
+    onset: int  # step
+    course: Loss | None  # None: no loss tells
+    ends: tuple[float, float] | None  # the first and the last loss, as the report shows them
+    norms: tuple[float, float] | None  # their first and last level
+    ends_in_nan: bool
+    was_thrown_off: bool  # by the first updates
+    stands: bool  # the loss, while the norms grew
+
+    @property
+    def is_huge(self) -> bool:
+        return self.norms is not None and self.norms[1] > HUGE_NORM_RATIO * self.norms[0]
+
+
+def _growth_of(optimizer: OptimizerFacts) -> _Growth | None:
     onset = _onset(optimizer)
     if onset is None:
         return None
-    long = loss_course(optimizer)
-    course = long if long is not None else _short_course(optimizer)
-    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm) & (optimizer.total_norm > 0)]
-    first_norm = float(np.median(norms[: max(3, len(norms) // 20)])) if len(norms) else None
-    last_norm = float(np.median(norms[-max(3, len(norms) // 20) :])) if len(norms) else None
-    ends_in_nan = optimizer.history.ended_nonfinite
-    knows_loss = bool(optimizer.loss_logged.any())
-    is_huge = first_norm is not None and last_norm is not None and last_norm > HUGE_NORM_RATIO * first_norm
+    course = loss_course(optimizer) or _short_course(optimizer)
     ends = None if course is None else _ends(optimizer, course)
-    stands = onset == norms_outgrow_from(optimizer) and not ends_in_nan
-    how = _course_text(course, ends, ends_in_nan)
-    if _thrown_off_at_once(optimizer) and not ends_in_nan and course is not None:
-        start = float(optimizer.history.losses[0])
-        course, ends = replace(course, first=start), (start, course.last)
-        peak = number(float(optimizer.history.losses.max()))
-        end = f"{number(course.last)} at the end"
-        how = f"its loss leapt from {number(start)} to {peak} and made no progress since ({end})"
-    if stands and course is not None:
-        grown = number(raised_at_the_end(optimizer, onset) or math.nan)
-        how = f"its norms grew {grown}-fold, while its loss fell no more (to {number(course.last)})"
+    ends_in_nan = optimizer.history.ended_nonfinite
+    was_thrown_off = course is not None and _thrown_off_at_once(optimizer) and not ends_in_nan
+    if course is not None and was_thrown_off:
+        course = replace(course, first=float(optimizer.history.losses[0]))
+        ends = course.first, course.last
+    return _Growth(
+        onset=onset,
+        course=course,
+        ends=ends,
+        norms=_norms_at_both_ends(optimizer),
+        ends_in_nan=ends_in_nan,
+        was_thrown_off=was_thrown_off,
+        stands=onset == norms_outgrow_from(optimizer) and not ends_in_nan,
+    )
+
+
+def _norms_at_both_ends(optimizer: OptimizerFacts) -> tuple[float, float] | None:
+    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm) & (optimizer.total_norm > 0)]
+    few = max(3, len(norms) // 20)
+    return (float(np.median(norms[:few])), float(np.median(norms[-few:]))) if len(norms) else None
+
+
+def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Report loss or norms that grew and did not come back, from the first step on or later."""
+    growth = _growth_of(optimizer)
+    if growth is None:
+        return None
+    onset, course = growth.onset, growth.course
+    (first, last), (first_norm, last_norm) = growth.ends or (None, None), growth.norms or (None, None)
+    tells_loss = bool(optimizer.loss_logged.any()) and not growth.stands
+    is_sure = loss_course(optimizer) is not None and not growth.stands
     return Finding(
         code="diverged",
-        severity="critical" if (knows_loss and not stands) or ends_in_nan or is_huge else "warning",
-        certainty="shown" if (long is not None and not stands) or ends_in_nan else "likely",
-        what=f"the training{facts.of(optimizer)} diverged from step {onset} on: {how}",
+        severity="critical" if tells_loss or growth.ends_in_nan or growth.is_huge else "warning",
+        certainty="shown" if is_sure or growth.ends_in_nan else "likely",
+        what=f"the training{facts.of(optimizer)} diverged from step {onset} on: {_how_it_grew(optimizer, growth)}",
         optimizer=optimizer.name,
         parameters=_where(optimizer, onset),
         steps=(onset, int(optimizer.steps[-1])),
         evidence={
-            "loss_first": Quantity(None if ends is None else ends[0], "loss"),
+            "loss_first": Quantity(first, "loss"),
             "loss_best": Quantity(None if course is None else course.best, "loss"),
-            "loss_last": Quantity(None if ends is None else ends[1], "loss"),
+            "loss_last": Quantity(last, "loss"),
             "total_norm_first": Quantity(first_norm, "norm"),
             "total_norm_last": Quantity(last_norm, "norm"),
         },
-        cause=_OUTGREW if stands else _cause(optimizer, onset),
+        cause=_OUTGREW if growth.stands else _cause(optimizer, onset),
         remedy=_remedy(optimizer, onset) + _best_checkpoint(course, int(optimizer.steps[0]), onset),
         confirm="train again from the same seed with a tenth of the learning rate: the growth should vanish or begin"
         " later",
@@ -240,11 +269,18 @@ def _ends(optimizer: OptimizerFacts, course: Loss) -> tuple[float, float]:
     return summary.first, max(course.last, float(np.median(optimizer.history.losses[-3:])))
 
 
-def _course_text(course: Loss | None, ends: tuple[float, float] | None, ends_in_nan: bool) -> str:
-    end = ", and ended in NaN" if ends_in_nan else ""
+def _how_it_grew(optimizer: OptimizerFacts, growth: _Growth) -> str:
+    end = ", and ended in NaN" if growth.ends_in_nan else ""
+    course, ends = growth.course, growth.ends
     if course is None or ends is None:
         return f"the norms left their level and did not return{end}"
     first, last = map(number, ends)
+    if growth.stands:
+        grown = number(raised_at_the_end(optimizer, growth.onset) or math.nan)
+        return f"its norms grew {grown}-fold, while its loss fell no more (to {number(course.last)})"
+    if growth.was_thrown_off:
+        peak = number(float(optimizer.history.losses.max()))
+        return f"its loss leapt from {first} to {peak} and made no progress since ({last} at the end)"
     best = f" (best level {number(course.best)})" if course.best < ends[0] else ""
     return f"its loss went from {first}{best} to {last}{end}"
 
@@ -345,27 +381,28 @@ def _onset(optimizer: OptimizerFacts) -> int | None:
     """The step at which growth began that did not end; None: there was none."""
     if not len(optimizer.steps) or _has_no_gradient(optimizer):
         return None
-    event = _nan_after_growth(optimizer)
-    if event is not None:
-        # The few steps between an explosion and a NaN do not show in a smoothed norm; the detectors saw where it began.
-        seen = [e.step for e in optimizer.events if e.kind in ("explosion", "spike")]
-        return min(
-            (step for step in seen if event.step - NEAR_STEPS <= step <= event.step),
-            default=_begin(optimizer, event.step),
-        )
+    if (nan := _nan_after_growth(optimizer)) is not None:
+        return _onset_before(optimizer, nan)
     if _thrown_off_at_once(optimizer):
         return int(optimizer.history.loss_steps[0])
+    explosion = _lasting_explosion(optimizer)
     if _loss_is_lost(optimizer, loss_course(optimizer)) or _few_losses_are_lost(optimizer):
-        begin, explosion = _begin(optimizer, None), _lasting_explosion(optimizer)
+        begin = _begin(optimizer, None)
         return begin if explosion is None or not _explains(optimizer, explosion, begin) else explosion
     if (first_out := out_of_range_from(optimizer)) is not None:
         return first_out
-    explosion = _lasting_explosion(optimizer)
     if falls_without_end(optimizer):
         return int(optimizer.steps[0])
-    if explosion is None and norms_leave_for_good(optimizer):
-        return _begin(optimizer, None)
-    return norms_outgrow_from(optimizer) if explosion is None else explosion
+    if explosion is not None:
+        return explosion
+    return _begin(optimizer, None) if norms_leave_for_good(optimizer) else norms_outgrow_from(optimizer)
+
+
+def _onset_before(optimizer: OptimizerFacts, nan: Event) -> int:
+    """Where the detectors saw growth begin: the few steps from an explosion to a NaN do not show in a smoothed norm."""
+    seen = [e.step for e in optimizer.events if e.kind in ("explosion", "spike")]
+    near = [step for step in seen if nan.step - NEAR_STEPS <= step <= nan.step]
+    return min(near) if near else _begin(optimizer, nan.step)
 
 
 def _lasting_explosion(optimizer: OptimizerFacts) -> int | None:
