@@ -144,9 +144,6 @@ OF_CODE_OR_DATA = {  # not read by people, or as code that they copy
     "analysis/recommend/advice.py",
     "clip/agc.py",
     "recording/meta.py",
-    "analysis/diagnosis/growth.py",
-    "analysis/diagnosis/setbacks.py",
-    "analysis/diagnosis/training.py",
 }
 
 

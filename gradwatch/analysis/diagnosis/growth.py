@@ -290,8 +290,8 @@ def _cause(optimizer: OptimizerFacts, onset: int) -> str:
     if peak is not None and _is_of_warm_up(optimizer, onset, peak):
         rate = float(optimizer.frame["learning_rate"].max())
         return (
-            f"the learning rate: the growth begins near step {peak}, where the warm-up reaches {rate:g}; this peak is"
-            " too high for the training, or the warm-up is too short"
+            f"the learning rate: the growth begins near step {peak}, where the warm-up reaches {number(rate, 6)}; this"
+            " peak is too high for the training, or the warm-up is too short"
         )
     if falls_without_end(optimizer):
         return "a loss that has no least value and is not bounded, as a critic's is without a limit on its slope"
@@ -625,8 +625,8 @@ def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="spike",
         severity="info",
         certainty="shown",
-        what=f"{subject}{facts.of(optimizer)} {stand} out: the largest has {ratio:.3g} times the norm of its neighbours"
-        f" ({norm:.3g} at step {step}); {after}",
+        what=f"{subject}{facts.of(optimizer)} {stand} out: the largest has {number(ratio)} times the norm of its"
+        f" neighbours ({number(norm)} at step {step}); {after}",
         optimizer=optimizer.name,
         parameters=tuple(dict.fromkeys(str(e.parameter) for e in events)),
         rank=next((e.rank for e in events if e.rank is not None), None),

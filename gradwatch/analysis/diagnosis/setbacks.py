@@ -229,7 +229,7 @@ def _thrown_back_by_the_rate(facts: Facts, optimizer: OptimizerFacts) -> Finding
             "steps": Quantity(listed_steps([setback.first for setback in found]), "steps"),
             "learning_rate": Quantity(highest, "weight per update, the highest"),
         },
-        cause=f"the learning rate: its peaks of {highest:g} are too high for this training",
+        cause=f"the learning rate: its peaks of {number(highest, 6)} are too high for this training",
         remedy="lower the peaks of the schedule, or let each be lower than the last one",
         confirm="train again from the same seed with a third of the highest rate: the loss should keep its level",
     )

@@ -252,8 +252,8 @@ def hardly_moves(facts: Facts, optimizer: OptimizerFacts, told: Set[str]) -> Fin
         code="clipped-to-nothing" if clipped else "learning-rate-zero",
         severity="warning",
         certainty="likely",
-        what=f"all {made} updates{facts.of(optimizer)} together move no matrix by more than {moved:.1g} of its norm,"
-        " and the loss stands: nothing is trained",
+        what=f"all {made} updates{facts.of(optimizer)} together move no matrix by more than {number(moved, 1)} of its"
+        " norm, and the loss stands: nothing is trained",
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={
@@ -520,7 +520,8 @@ def constant_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="constant-loss",
         severity="warning" if moves else "critical",
         certainty="shown",
-        what=f"the loss{facts.of(optimizer)} is exactly {losses[0]:g} at all {len(losses)} steps that have one",
+        what=f"the loss{facts.of(optimizer)} is exactly {number(losses[0], 6)} at all {len(losses)} steps that have"
+        " one",
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={
