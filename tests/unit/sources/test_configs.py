@@ -60,7 +60,7 @@ def test_the_config_of_each_tool_tells_optimizer_and_learning_rate(tmp_path, too
     made = write(read([log]), tmp_path / "run")
     said = " ".join(made.notes)
     assert f"optimizer AdamW taken from {name} (" in said
-    assert f"learning rate 5e-05 taken from {name} (" in said
+    assert f"learning rate 5e-5 taken from {name} (" in said
     run = Run(tmp_path / "run")
     assert run.optimizers == {"0": "AdamW"}
     assert run.settings("0") == {"lr": 5e-5}
