@@ -126,6 +126,8 @@ def _left_at_once(losses: Array, norms: Array) -> bool:
     if not 0 < losses[0] < losses[1:].min():
         return False
     finite = norms[np.isfinite(norms)]
+    if not len(finite):  # the loss alone is known
+        return bool(LARGE_LOSS_RATIO * losses[0] < losses[1:].min())
     if len(finite) < MIN_LOSSES:
         return False
     raised = float(np.median(finite[1:])) / max(float(finite[0]), 1e-300)

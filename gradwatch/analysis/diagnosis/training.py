@@ -512,13 +512,14 @@ def constant_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     if len(losses) < MIN_CONSTANT_LOSSES or losses.min() != losses.max():
         return None
     norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
-    moves = bool((norms > 0).any()) or not optimizer.has_norms  # then it may
+    rewards = optimizer.history.rewards
+    moves = bool((norms > 0).any() if optimizer.has_norms else len(rewards) and np.ptp(rewards) > 0)
     if facts.is_imported and moves and float(f"{losses[0]:.0e}") == float(f"{losses[0]:.6g}"):
         # Rounded to one digit (a float32 holds 6), or 0, as a surrogate is on the samples of its own policy.
         return None
     return Finding(
         code="constant-loss",
-        severity="warning" if moves else "critical",
+        severity="warning" if moves or not optimizer.has_norms else "critical",
         certainty="shown",
         what=f"the loss{facts.of(optimizer)} is exactly {number(losses[0], 6)} at all {len(losses)} steps that have"
         " one",
@@ -530,7 +531,6 @@ def constant_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "total_norm_max": Quantity(float(norms.max()) if len(norms) else None, "norm"),
         },
         cause="the script logs another number than the loss it trains on"
-        + (", or nothing is trained" if not optimizer.has_norms else "")
         if moves
         else "the loss does not depend on the model: one class only, targets that are all masked, a loss of constants",
         remedy="log the loss that backward is called on"

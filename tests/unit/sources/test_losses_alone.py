@@ -164,3 +164,22 @@ def test_json_and_notebook_say_so(tmp_path):
     found = json_view.report(summary)
     assert (found["moment"], found["total_norm"]["median"], found["nonfinite_steps"]) == (NOT_LOGGED, None, 0)
     assert "total norm: not known" in notebook.render(summary)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        pytest.param(None, ["constant-loss"], id="no reward"),
+        pytest.param([0.0] * 50, ["constant-loss"], id="a reward that stands"),
+        pytest.param([0.01 * n for n in range(50)], [], id="a reward that rises"),
+    ],
+)
+def test_a_loss_of_0_is_a_surrogates_where_the_reward_moves(tmp_path, rewards, expected):
+    rows = [{"step": n, "loss": 0.0} | ({} if rewards is None else {"reward": rewards[n]}) for n in range(50)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert codes(Run(write(read([tmp_path / "a.jsonl"]), tmp_path / "run").run)) == expected
+
+
+def test_a_loss_that_leaves_its_start_at_once_diverged(tmp_path):
+    losses = np.concatenate([[0.4], 9.0 + np.random.default_rng(0).normal(0, 0.3, 40)])
+    assert codes(run_of(tmp_path, losses)) == ["diverged"]
