@@ -71,7 +71,7 @@ CLIMB_ROWS, MIN_BEFORE = 4, 2  # rows, in each of which loss and norm have to gr
 CLIMB_RATIO = 3.0  # times, from the first to the last of these rows
 RISEN_RATIO = 1.2  # times the median loss before; little, because norms that are huge or left their level witness it
 RISEN_NORM_RATIO = 5.0  # times the median norm before, of each of the last three
-LEAP_LOSS_RATIO = 10.0  # times, from the first to the last of two or three losses
+LEAP_LOSS_RATIO, FEW_LEAP_RATIO = 10.0, 30.0  # times, from the first to the last of two or three losses; of more
 HUGE_LOSS = 1e6  # no loss of one sample that was scaled on purpose is as large
 OUT_OF_RANGE = 1e6  # times all losses before: no outlier of a batch is as far off
 MIN_OUT, OFTEN = 3, 0.05  # rows that are out of every range, and their share
@@ -390,14 +390,17 @@ def rises_above_all(losses: Array, norms: Array) -> bool:
 
 
 def leaps_at_once(losses: Array, norms: Array) -> bool:
-    """Whether two or three losses grow in each row, tenfold in all, and their norms threefold.
+    """Whether two or three losses grow in each row, tenfold in all, and their norms threefold; more losses thirtyfold.
 
     >>> leaps_at_once(np.array([1.5, 63.0]), np.array([2.0, 90.0]))
     True
+    >>> leaps_at_once(np.array([0.3, 1.4, 4.1, 11.0, 343.0]), np.array([1.0, 2, 4, 9, 90]))
+    True
     """
+    least = LEAP_LOSS_RATIO if len(losses) <= MIN_AFTER else FEW_LEAP_RATIO
     if not (len(losses) > 1 and losses[0] > 0 and (np.diff(losses) > 0).all()):
         return False
-    return bool(losses[-1] > LEAP_LOSS_RATIO * losses[0] and norms[-1] > LEFT_NORM_RATIO * norms[0] > 0)
+    return bool(losses[-1] > least * losses[0] and norms[-1] > LEFT_NORM_RATIO * norms[0] > 0)
 
 
 def leaves_every_range(losses: Array) -> bool:

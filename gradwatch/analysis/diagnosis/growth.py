@@ -472,7 +472,7 @@ def _few_ended_badly(optimizer: OptimizerFacts, losses: Array, norms: Array) -> 
     """Whether a loss of few rows above 0 ended badly, as any of these shows.
 
     - Loss and norm left all earlier rows for good (`leaves_for_good`), or climb to the end (`climbs_to_the_end`).
-    - Two or three losses grow tenfold (`leaps_at_once`).
+    - The losses grow in each row, tenfold and more (`leaps_at_once`).
     - The loss rises above all before under norms that are huge or rose as well (`rises_above_all`), or huge norms grow
       from row to row while it does not fall.
     - The first row was the best, and loss and norm left it at once.
@@ -481,8 +481,10 @@ def _few_ended_badly(optimizer: OptimizerFacts, losses: Array, norms: Array) -> 
     """
     surrogate = optimizer.history.has_surrogate_loss
     should_fall = not surrogate and not optimizer.has_rivals
+    if len(losses) < MIN_FEW_LOSSES and should_fall and leaps_at_once(losses, norms):
+        return True
     if len(losses) < MIN_LEFT_LOSSES:
-        return should_fall and leaps_at_once(losses, norms)
+        return False
     if should_fall and (leaves_for_good(losses, norms) or climbs_to_the_end(losses, norms)):
         return True
     if len(losses) < MIN_FEW_LOSSES:

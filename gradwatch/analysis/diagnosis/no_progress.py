@@ -17,6 +17,7 @@ from gradwatch.analysis.statistics.loss_levels import first_loss, medians, start
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import noise_of, robust_deviation
+from gradwatch.detect.losses import NO_LOSS
 from gradwatch.record import Severity
 from gradwatch.text import number
 from gradwatch.text import share as percentage
@@ -156,8 +157,9 @@ def _policy_without_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding
     if not facts.is_imported or facts.several:
         return None
     losses = optimizer.history.losses
-    is_return = bool(len(losses)) and losses.min() > 0  # errors of values are above 0, a surrogate lies about it
-    if not stands_low(rewards, is_return=is_return):
+    # Errors of values are above 0, a surrogate lies about it. One that is 0 as well says that the reward is 0 indeed.
+    is_sure = bool(len(losses)) and bool(losses.min() > 0 or np.abs(losses).max() < NO_LOSS)
+    if not stands_low(rewards, is_sure=is_sure):
         return None
     share = float((rewards == rewards.min()).mean())
     what = f"the reward stands near {number(float(np.median(rewards)))} from the first row to the last"

@@ -124,23 +124,23 @@ def never_rose(rewards: Array) -> bool:
     return float(second.mean() - first.mean()) <= doubt
 
 
-def stands_low(rewards: Array, *, is_return: bool) -> bool:
+def stands_low(rewards: Array, *, is_sure: bool) -> bool:
     """Whether the reward of a policy never rose from a level at which it has learnt next to nothing.
 
     That is the lowest reward in most rows, next to none where none is below 0, or a level below 0 in many rows. A
     reward above that may have been as good from the start. One and the same number in each row may be a reward that the
-    log does not hold, unless it is the return of a value learner, and 0.
+    log does not hold, unless it is 0 and the loss says so (``is_sure``): that of a value learner, or one of 0.
 
     >>> near = np.tile([0.0, 0.03, 0.06, 0.02], 50)
-    >>> stands_low(near, is_return=False), stands_low(np.sort(near), is_return=False)
+    >>> stands_low(near, is_sure=False), stands_low(np.sort(near), is_sure=False)
     (True, False)
-    >>> stands_low(near - 2.6, is_return=False), stands_low(near + 2.6, is_return=False)
+    >>> stands_low(near - 2.6, is_sure=False), stands_low(near + 2.6, is_sure=False)
     (True, False)
     """
     if len(rewards) < MIN_REWARDS:
         return False
     if np.ptp(rewards) == 0:
-        return is_return and not rewards.any()
+        return is_sure and not rewards.any()
     if is_stuck_at_lowest(rewards):
         return True
     is_near_zero = rewards.min() >= 0 and rewards.max() >= LEAST_REWARD

@@ -170,7 +170,7 @@ def test_json_and_notebook_say_so(tmp_path):
     ("rewards", "expected"),
     [
         pytest.param(None, ["constant-loss"], id="no reward"),
-        pytest.param([0.0] * 50, ["constant-loss"], id="a reward that stands"),
+        pytest.param([0.0] * 50, ["no-progress", "constant-loss"], id="a reward that stands"),
         pytest.param([0.01 * n for n in range(50)], [], id="a reward that rises"),
     ],
 )
@@ -183,3 +183,11 @@ def test_a_loss_of_0_is_a_surrogates_where_the_reward_moves(tmp_path, rewards, e
 def test_a_loss_that_leaves_its_start_at_once_diverged(tmp_path):
     losses = np.concatenate([[0.4], 9.0 + np.random.default_rng(0).normal(0, 0.3, 40)])
     assert codes(run_of(tmp_path, losses)) == ["diverged"]
+
+
+@pytest.mark.parametrize(("loss", "expected"), [(1e-9, ["no-progress"]), (0.1, [])])
+def test_a_reward_of_0_counts_where_a_surrogate_is_0_as_well(tmp_path, loss, expected):
+    losses = loss * np.random.default_rng(0).normal(0, 1, 60)
+    rows = [{"step": n, "loss": each, "reward": 0.0} for n, each in enumerate(losses.tolist())]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert codes(Run(write(read([tmp_path / "a.jsonl"]), tmp_path / "run").run)) == expected
