@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ WORDS = {
     "reward": "the reward",
 }
 """How a note names the column of each kind."""
+_OF_GRADIENTS = re.compile("grad.*norm", re.IGNORECASE)
 ROWS_COUNTED = "there is no column of steps, so the rows are counted"
 
 
@@ -149,6 +151,8 @@ def told(available: Sequence[str], columns: Columns, *, has_steps: bool = False)
     if missing:
         yield f"not found: {', '.join(missing)}"
     yield from _left_out(available, {*names.values(), *columns.series.columns})
+    if not columns.has_norms and (doubtful := [repr(name) for name in available if _OF_GRADIENTS.search(name)]):
+        yield f"may be the gradient norm: {', '.join(doubtful[:MOST_NAMED])}; name it with --norm"
     yield from columns.layer_notes
 
 

@@ -224,6 +224,40 @@ def _candidates(kind: str, available: Sequence[str]) -> list[str]:
     return []
 
 
+def on_through_epochs(steps: Iterable[int], epochs: Iterable[float | None]) -> Iterator[int]:
+    """The steps, counted on where a tool counts those of each epoch anew, from 0 or from 1.
+
+    >>> list(on_through_epochs([1, 2, 1, 2], [0, 0, 1, 1])), list(on_through_epochs([0, 50, 0, 50], [0, 0, 1, 1]))
+    ([1, 2, 3, 4], [0, 50, 100, 150])
+    >>> list(on_through_epochs([99, 199], [0, 1])), list(on_through_epochs([5, 4], [None, None]))
+    ([99, 199], [5, 4])
+    """
+    before = highest = 0  # steps of the epochs before, and of this one
+    last, last_epoch, distance = 0, math.inf, 1
+    for step, epoch in zip(steps, epochs, strict=True):
+        if epoch is not None:
+            if step <= last and epoch > last_epoch:
+                before += highest + (distance if step == 0 else 0)
+                highest = 0
+            elif step > last:
+                distance = step - last
+            last, last_epoch, highest = step, epoch, max(highest, step)
+        yield before + step
+
+
+OF_DATA = ("split", "phase", "mode", "stage", "subset")
+"""Names of a column that says of which data a row is."""
+
+
+def is_of_held_out_data(row: Mapping[str, Any]) -> bool:
+    """Whether a row says that it is of data that is not trained on.
+
+    >>> is_of_held_out_data({"split": "val", "loss": 2.0}), is_of_held_out_data({"mode": "train", "loss": 2.0})
+    (True, False)
+    """
+    return any(isinstance(row.get(name), str) and _is_held_out(row[name]) for name in OF_DATA)
+
+
 def first_line(error: Exception) -> str:
     """The first line of a parser's message, without the period at its end."""
     return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

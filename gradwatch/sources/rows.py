@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,8 +15,10 @@ from gradwatch.sources.history import (
     History,
     Point,
     as_float,
+    is_of_held_out_data,
     is_rounded_to_zero,
     is_step,
+    on_through_epochs,
     pick,
     repeated_notes,
     rounds_rates,
@@ -43,7 +44,9 @@ def read(
     >>> [(point.step, point.norm, point.loss) for point in read(rows, Path("a.jsonl")).points]
     [(1, 0.5, 2.0)]
     """
-    available = list(dict.fromkeys(name for row in rows for name, value in row.items() if value is not None))
+    available = list(
+        dict.fromkeys(name for row in rows for name, value in row.items() if value is not None and value != "")
+    )
     columns = choose(available, repr(file.name), norm, step, loss, layers_prefix)
     if step is None:
         columns = replace(columns, step=_step_of_points(rows, columns, repr(file.name)))
@@ -77,9 +80,11 @@ def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> 
     for number, (step, row) in enumerate(zip(_steps(rows, columns, file), rows, strict=True)):
         if step is None:
             continue
+        is_held_out = is_of_held_out_data(row)
         for kind, name in wanted.items():
             value = row.get(name)
             is_unknown = kind == "learning_rate" and (is_rounded_to_zero(value) or (rounds and as_float(value) == 0))
+            is_unknown = is_unknown or (kind == "loss" and is_held_out)
             if value is not None and value != "" and not is_unknown:
                 found = joined.setdefault(step, {})
                 if kind in found:
@@ -121,18 +126,14 @@ def _steps(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> I
         yield from range(len(rows))
         return
     wanted = [name for name in (columns.loss, columns.norm, *columns.series.columns) if name is not None]
-    before = highest = 0  # steps of the epochs before, and of this one
-    last, last_epoch = 0, math.inf
-    for number, row in enumerate(rows):
-        if row.get(columns.step) is None:
-            yield None
-            continue
-        step, epoch = _step(row[columns.step], file, number), as_float(row.get("epoch"))
-        if epoch is not None and any(row.get(name) is not None for name in wanted):
-            if step <= last and epoch > last_epoch:
-                before, highest = before + highest, 0
-            last, last_epoch, highest = step, epoch, max(highest, step)
-        yield before + step
+    there = [None if row.get(columns.step) is None else _step(row[columns.step], file, n) for n, row in enumerate(rows)]
+    epochs = [
+        as_float(row.get("epoch")) if any(row.get(name) is not None for name in wanted) else None
+        for row, step in zip(rows, there, strict=True)
+        if step is not None
+    ]
+    counted = on_through_epochs([step for step in there if step is not None], epochs)
+    yield from (None if step is None else next(counted) for step in there)
 
 
 def _point(at: int, each: Mapping[str, float], columns: Columns) -> Point | None:

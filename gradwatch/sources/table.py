@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +15,18 @@ import pandas as pd
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
 from gradwatch.sources.columns import Columns, choose, told
-from gradwatch.sources.history import History, Point, as_float, first_line, is_rounded_to_zero, is_step, rounds_rates
+from gradwatch.sources.history import (
+    OF_DATA,
+    History,
+    Point,
+    as_float,
+    first_line,
+    is_of_held_out_data,
+    is_rounded_to_zero,
+    is_step,
+    on_through_epochs,
+    rounds_rates,
+)
 from gradwatch.sources.lines import beginning, encoding_of, refuse_long_lines
 from gradwatch.text import count
 
@@ -36,9 +48,13 @@ def read(
     """
     table = _parquet(file) if file.suffix == ".parquet" else _csv(file)
     columns = choose(list(table.names), repr(file.name), norm, step, loss, layers_prefix)
-    if columns.loss is not None and columns.norm is not None and norm is None and not _holds_any(table, columns.norm):
-        columns = replace(columns, norm=None)
-    points = list(_points(table, columns, file))
+    possible = {columns.norm, columns.loss, columns.reward} - {None, norm, loss}
+    empty = [name for name in table.names if name in possible and not _holds_any(table, name)]
+    if empty:
+        filled = [name for name in table.names if name not in empty]
+        with contextlib.suppress(CannotImport):  # there is nothing else
+            columns = choose(filled, repr(file.name), norm, step, loss, layers_prefix)
+    points = _points(table, columns, file)
     return History(
         points,
         f"{columns.taken} of {file.name}",
@@ -79,8 +95,18 @@ def _left_out(table: _Table, columns: Columns, taken: int) -> Iterator[str]:
         yield f"{count(missing, 'row')} without a {what} left out{hidden}"
 
 
-def _points(table: _Table, columns: Columns, file: Path) -> Iterator[Point]:
+def _points(table: _Table, columns: Columns, file: Path) -> list[Point]:
     """A point for each row that has a norm; where none has one, that has a loss, or else a reward."""
+    found = list(_rows(table, columns, file))
+    if columns.step is None or "epoch" not in table.names:
+        return [point for _, point in found]
+    epochs = [as_float(cell) for cell in table.cells("epoch")]
+    steps = on_through_epochs([point.step for _, point in found], [epochs[row] for row, _ in found])
+    return [replace(point, step=step) for step, (_, point) in zip(steps, found, strict=True)]
+
+
+def _rows(table: _Table, columns: Columns, file: Path) -> Iterator[tuple[int, Point]]:
+    """The rows that count, with their numbers."""
     of = {
         kind: _numbers(table, name, file, are_rates=kind == "learning_rate")
         for kind, name in columns.by_kind.items()
@@ -92,6 +118,7 @@ def _points(table: _Table, columns: Columns, file: Path) -> Iterator[Point]:
         rates = [None if rate == 0 else rate for rate in rates]
     steps = of.get("step", list(range(table.rows)))
     losses, rewards = (of.get(kind, nothing) for kind in ("loss", "reward"))
+    losses = [None if held_out else loss for loss, held_out in zip(losses, _held_out(table), strict=True)]
     each_layer = [_numbers(table, name, file) for name in columns.series.columns]
     layer_norms = list(zip(*each_layer, strict=True)) or [()] * table.rows
     totals = of["norm"] if columns.norm is not None else [layers.total(norms) for norms in layer_norms]
@@ -102,8 +129,17 @@ def _points(table: _Table, columns: Columns, file: Path) -> Iterator[Point]:
         last = last if reward is None else reward
         if deciding[row] is not None:
             at = _step(step, file, row)
-            yield Point(step=at, norm=norm, loss=loss, learning_rate=rate, reward=last, layers=norms)
+            yield row, Point(step=at, norm=norm, loss=loss, learning_rate=rate, reward=last, layers=norms)
             last = None
+
+
+def _held_out(table: _Table) -> list[bool]:
+    """Of each row, whether it says that it is of data that is not trained on."""
+    names = [name for name in OF_DATA if name in table.names]
+    if not names:
+        return [False] * table.rows
+    cells = zip(*(table.cells(name) for name in names), strict=True)
+    return [is_of_held_out_data(dict(zip(names, each, strict=True))) for each in cells]
 
 
 def _parquet(file: Path) -> _Table:

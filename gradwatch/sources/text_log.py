@@ -109,9 +109,14 @@ _WRAPPED = re.compile(r"\b(?:(?:np|numpy)\.\w{1,20}|tensor)\(\s{0,8}([-+\w.]{1,4
 _WITHOUT_LOSS = {"DeepSpeed": re.compile(r"\bstep=\d+, skipped=\d+, lr=\[")}
 """Lines of tools that print neither a gradient norm nor a loss."""
 _OF_A_TEST = re.compile(
-    r"\b(?:val|valid|validation|eval|evaluat\w*|test\w*|dev)\b(?![ _-](?:loss|acc\w*)\b)", re.IGNORECASE
+    r"\b(?:val|valid|validat\w*|eval|evaluat\w*|test\w*|dev|cv|holdout|held[ _-]out)\b(?![ _-](?:loss|acc\w*)\b)",
+    re.IGNORECASE,
 )
 """A word before a loss that says that it is not of the training."""
+_WORD_BEFORE = re.compile(r"([a-z]+)[ -]{1,2}$", re.IGNORECASE)
+_OF_ALL = {"total", "overall", "average", "avg", "mean"}
+"""Words before a loss that is the sum of its parts, or its mean."""
+_OF_ANOTHER_STEP = {"best", "lowest", "min", "minimum", "previous"}
 
 
 def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], str]:
@@ -223,12 +228,36 @@ def _named_row(text: str) -> dict[str, Any]:
     matches = {name: match for name, pattern in _NAMED.items() if (match := pattern.search(text)) is not None}
     if not any(needed <= set(matches) for needed in _NEEDED):
         return {}
-    if "norm" not in matches and _OF_A_TEST.search(text[: matches["loss"].start()]):
+    loss = _loss(text)
+    if "norm" not in matches and (loss is None or _OF_A_TEST.search(text[: loss.start()])):
         return {}
+    matches = {name: match for name, match in matches.items() if name != "loss"} | ({"loss": loss} if loss else {})
     values = {
         name: match["value"] or match["bare"] if name == "norm" else match["value"] for name, match in matches.items()
     }
     return {GROUPS.get(name, name): str(value).rstrip(".,;") for name, value in values.items()}
+
+
+def _loss(text: str) -> re.Match[str] | None:
+    """The loss that a line names without a word before it, else the total or mean one, else the only one.
+
+    None of several that have a name each, such as those of a GAN, is the loss of the training.
+
+    >>> _loss("step 1 KL loss: 3.0 loss: 2.0")["value"], _loss("step 1 KL loss: 3.0 total loss: 2.0")["value"]
+    ('2.0', '2.0')
+    >>> _loss("step 1 KL loss: 3.0")["value"], _loss("step 1 D loss: 3.0 G loss: 2.0"), _loss("step 1 best loss: 2.0")
+    ('3.0', None, None)
+    """
+    found = []
+    for match in _NAMED["loss"].finditer(text):
+        word = _WORD_BEFORE.search(text, max(0, match.start() - 20), match.start())
+        found.append((word[1].lower() if word else "", match))
+    found = [(word, match) for word, match in found if word not in _OF_ANOTHER_STEP]
+    plain_ones = [match for word, match in found if not word]
+    whole_ones = [match for word, match in found if word in _OF_ALL]
+    if plain_ones or whole_ones:
+        return (plain_ones or whole_ones)[0]
+    return found[0][1] if len(found) == 1 else None
 
 
 def _texts(file: Path) -> Iterator[str]:

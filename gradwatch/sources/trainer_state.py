@@ -32,7 +32,7 @@ def read(file: Path) -> History:
             f"{str(file)!r} holds neither a list log_history, as a trainer_state.json does, nor rows or series."
         )
     logged = [entry for entry in log if isinstance(entry, dict) and "step" in entry]
-    has_norms = any("grad_norm" in entry for entry in logged)
+    has_norms = any(entry.get("grad_norm") is not None for entry in logged)
     entries = [entry for entry in logged if ("grad_norm" if has_norms else "loss") in entry]
     if not entries:
         raise CannotImport(f"{str(file)!r} logs neither grad_norm nor loss.")

@@ -115,7 +115,7 @@ def report(summary: RunSummary) -> dict[str, Any]:
         "run": summary.run,
         "steps": summary.steps,
         "verdict": summary.verdict,
-        "total_norm": asdict(summary.total_norm),
+        "total_norm": asdict(summary.total_norm) | ({} if summary.has_norms else {"last": None}),
         "clipping": asdict(summary.clipping),
         "nonfinite_steps": summary.nonfinite_steps,
         "skipped_steps": summary.skipped_steps,

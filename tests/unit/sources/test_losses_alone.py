@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from gradwatch import Run
+from gradwatch.errors import CannotImport
 from gradwatch.record import NOT_LOGGED
 from gradwatch.sources import read, write
 from gradwatch.views import json as json_view
@@ -191,3 +192,73 @@ def test_a_reward_of_0_counts_where_a_surrogate_is_0_as_well(tmp_path, loss, exp
     rows = [{"step": n, "loss": each, "reward": 0.0} for n, each in enumerate(losses.tolist())]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert codes(Run(write(read([tmp_path / "a.jsonl"]), tmp_path / "run").run)) == expected
+
+
+def points_of(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    return [(point.step, point.loss) for point in read([tmp_path / name]).points]
+
+
+@pytest.mark.parametrize("column", ["split", "phase", "mode"])
+def test_rows_that_say_that_they_are_of_validation_have_no_training_loss(tmp_path, column):
+    csv = f"step,{column},loss\n1,train,2.0\n1,val,9.0\n2,train,1.0\n2,val,8.0\n"
+    assert points_of(tmp_path, "a.csv", csv) == [(1, 2.0), (2, 1.0)]
+    rows = [{"step": 1, column: "train", "loss": 2.0}, {"step": 1, column: "valid", "loss": 9.0}]
+    assert points_of(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows)) == [(1, 2.0)]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".txt"])
+def test_steps_that_begin_anew_with_each_epoch_are_counted_on(tmp_path, first, suffix):
+    each = [(epoch, first + batch, 9.0 - 3 * epoch - batch) for epoch in range(3) for batch in range(3)]
+    text = {
+        ".csv": "epoch,step,loss\n" + "".join(f"{epoch},{step},{loss}\n" for epoch, step, loss in each),
+        ".jsonl": "".join(f'{{"epoch": {epoch}, "step": {step}, "loss": {loss}}}\n' for epoch, step, loss in each),
+        ".txt": "".join(f"Epoch {epoch} Step {step} Loss: {loss}\n" for epoch, step, loss in each),
+    }[suffix]
+    assert points_of(tmp_path, f"a{suffix}", text) == [(first + n, 9.0 - n) for n in range(9)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Epoch {n} | KL Loss: 9.9 | Recon Loss: 8.8 | Loss: {n}.5",
+        "Epoch {n} | KL Loss: 9.9 | Recon Loss: 8.8 | Total Loss: {n}.5",
+        "Epoch {n} best loss: 9.9, loss: {n}.5",
+        "Epoch {n} contrastive loss: {n}.5",
+        "Epoch {n} Loss: {n}.5\nEpoch {n} holdout loss: 9.9\nValidating epoch {n}: loss=9.9",
+    ],
+)
+def test_neither_a_part_of_a_printed_loss_nor_a_held_out_one_is_taken(tmp_path, line):
+    text = "".join(line.format(n=n) + "\n" for n in range(3))
+    assert [loss for _, loss in points_of(tmp_path, "a.txt", text)] == [0.5, 1.5, 2.5]
+
+
+def test_of_several_printed_losses_with_names_none_is_taken(tmp_path):
+    with pytest.raises(CannotImport, match="has no line like those"):
+        points_of(tmp_path, "a.txt", "Epoch 1 D loss: 0.5, G loss: 3.0\nEpoch 2 D loss: 0.4, G loss: 3.1\n")
+    (tmp_path / "b.txt").write_text("step 1 D loss: 0.5 G loss: 3.0 grad norm: 1.5\n" * 2)
+    assert {(point.norm, point.loss) for point in read([tmp_path / "b.txt"]).points} == {(1.5, None)}
+
+
+def test_an_empty_column_is_passed_over_for_another(tmp_path):
+    assert points_of(tmp_path, "a.csv", "step,loss,train_loss\n1,,2.0\n2,,1.0\n") == [(1, 2.0), (2, 1.0)]
+    (tmp_path / "b.csv").write_text("step,loss,reward\n1,,0.5\n")
+    assert [point.reward for point in read([tmp_path / "b.csv"]).points] == [0.5]
+    assert points_of(tmp_path, "c.jsonl", '{"step": 1, "loss": 2.0, "grad_norm": ""}\n') == [(1, 2.0)]
+
+
+def test_a_state_whose_norms_are_all_null_has_none(tmp_path):
+    log = [{"step": 1, "loss": 2.0, "grad_norm": None}]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    assert [point.norm for point in read([tmp_path / "trainer_state.json"]).points] == [None]
+
+
+def test_a_series_that_may_be_the_norm_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text("step,loss,grad_norm_before_clip\n1,2.0,1.5\n")
+    notes = read([tmp_path / "a.csv"]).notes
+    assert "may be the gradient norm: 'grad_norm_before_clip'; name it with --norm" in notes
+
+
+def test_json_says_null_for_the_last_norm(tmp_path):
+    assert json_view.report(run_of(tmp_path, falling()).summary())["total_norm"]["last"] is None
