@@ -28,7 +28,7 @@ HALF = 0.5
 NEXT_TO_NO_RATE = 1e-6  # of the highest learning rate: with it no update is seen beside the ones before
 MIN_ZERO_STEPS_AT_END, ZERO_SHARE_AT_END = 10, 0.05  # steps, and share of them: a schedule that ended so early
 NOTABLE_ENTRIES = 0.1  # share of the entries of an optimizer: fewer without a gradient are usual, an unused head
-UNLEARNT = 0.9  # of the first loss: beside a layer of dead units, one that ends above it has learnt nothing
+ENDS_AS_IT_BEGAN = 0.9  # of the first loss: beside a layer of dead units, one that ends above it has learnt nothing
 MIN_CONSTANT_LOSSES = 20  # losses
 MIN_LEARNT_LOSSES = 100  # losses without which a fall of the loss is not judged
 MANY_ZEROS = 0.75  # share of the rows of a history: fewer are usual where groups get equal rewards
@@ -51,11 +51,14 @@ STILL, MIN_STILL_STEPS = 1e-3, 100  # of a matrix's norm: what all updates may m
 
 
 def no_steps(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """The optimizer never stepped, though others did or the run has ended."""
+    """The optimizer never stepped, though others did or the run has ended.
+
+    Of a run that was killed the last half second is not on disk, so its first steps may be missing.
+    """
     if len(optimizer.frame) or facts.is_imported or _is_stepped_by_another(facts, optimizer):
         return None
     others = any(len(other.frame) for other in facts.optimizers)
-    if facts.ending.state == "running" and not others:
+    if facts.ending.state in ("running", "killed") and not others:
         return None
     return Finding(
         code="no-steps",
@@ -931,7 +934,7 @@ def _ends_as_it_began(optimizer: OptimizerFacts) -> bool:
     history = optimizer.history
     if len(history.losses) < MIN_LEARNT_LOSSES or history.has_surrogate_loss or optimizer.has_rivals:
         return False
-    return bool(history.loss_levels[-1] > UNLEARNT * history.losses[0] > 0)
+    return bool(history.loss_levels[-1] > ENDS_AS_IT_BEGAN * history.losses[0] > 0)
 
 
 def _came_alive(optimizer: OptimizerFacts, event: Event) -> bool:

@@ -91,3 +91,10 @@ def test_a_fault_of_gradwatch_is_no_fault_of_the_training(tmp_path):
 
 def test_an_empty_run_has_no_finding_but_its_end(tmp_path):
     assert codes(run_of(tmp_path, stream([]))) == ["no-steps"]
+
+
+def test_a_run_that_was_killed_before_its_first_steps_reached_the_disk_is_only_killed(tmp_path):
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.abandon()
+    assert codes(Run(tmp_path)) == ["killed"]
