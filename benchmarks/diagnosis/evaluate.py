@@ -63,6 +63,7 @@ REMEDY = {
     "clip-starves": "threshold",
     "diverged": "rate",
     "spike": "rate",
+    "update-spike": "rate",
     "learning-rate-too-high": "rate",
     "repeated-spikes": "rate",
     "loss-regressed": "rate",
@@ -81,6 +82,13 @@ REMEDY = {
     "loss-hides-nan": "operation",
     "nonfinite-weights": "script",
     "too-short": "none",
+    "norm-rises-as-rate-falls": "none",
+    "norms-after-clipping": "none",
+    "recording-stopped": "none",
+    "desync": "script",
+    "dropout-noise": "signal",
+    "held-spike": "threshold",
+    "threshold-idle": "threshold",
 }
 
 
