@@ -37,7 +37,8 @@ def test_only_an_exception_leaves_a_traceback_to_read(tmp_path, reason, has_trac
     assert ("outside the script" in found.cause) == (not has_traceback)
 
 
-def test_a_writer_that_is_gone_was_killed(tmp_path):
+@pytest.mark.parametrize("steps", [60, 0])
+def test_a_writer_that_is_gone_was_killed_also_before_its_first_step(tmp_path, steps):
     import subprocess
     import sys
 
@@ -45,7 +46,7 @@ def test_a_writer_that_is_gone_was_killed(tmp_path):
         "import os, sys; from pathlib import Path; from gradwatch.store import StoreWriter;"
         "from gradwatch.testing import stream, steady;"
         "w = StoreWriter(Path(sys.argv[1])); w.begin_attempt({}, {'0': ('SGD', {})});"
-        "w.append(stream(steady(60))); os._exit(9)"
+        f"w.append(stream(steady({steps}))); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     run = Run(tmp_path)
@@ -91,10 +92,3 @@ def test_a_fault_of_gradwatch_is_no_fault_of_the_training(tmp_path):
 
 def test_an_empty_run_has_no_finding_but_its_end(tmp_path):
     assert codes(run_of(tmp_path, stream([]))) == ["no-steps"]
-
-
-def test_a_run_that_was_killed_before_its_first_steps_reached_the_disk_is_only_killed(tmp_path):
-    writer = StoreWriter(tmp_path)
-    writer.begin_attempt({}, {"0": ("SGD", {})})
-    writer.abandon()
-    assert codes(Run(tmp_path)) == ["killed"]
