@@ -72,7 +72,9 @@ class EventFiles:
             moment = "peak" if tag == "total_norm_max" else "last"
             points[moment].append(Summary.Value(tag=f"{prefix}/{tag}", simple_value=value))
         for record, values in ((peak, points["peak"]), (last, points["last"])):
-            self._writer.add_event(Event(step=record.step, wall_time=record.wall_time, summary=Summary(value=values)))
+            if values:
+                summary = Summary(value=values)
+                self._writer.add_event(Event(step=record.step, wall_time=record.wall_time, summary=summary))
 
 
 def highest(window: list[StepRecord]) -> StepRecord:
@@ -89,20 +91,24 @@ def scalars(window: list[StepRecord]) -> dict[str, float]:
 
     total_norm is that of the last step, total_norm_max the largest, clip_coef the smallest, clipped_fraction the share
     of steps that were clipped, nonfinite the most entries at a step, and loss the mean of the finite ones (NaN if none
-    is).
+    is). Where no norm is known, as in an imported history of losses alone, there is no more than the loss.
 
+    >>> scalars([StepRecord(step=0, loss=2.0)])
+    {'loss': 2.0}
     >>> scalars([StepRecord(step=0, total_norm=9.0, clip_coef=0.1), StepRecord(step=1, total_norm=1.0)])
     {'total_norm': 1.0, 'total_norm_max': 9.0, 'clip_coef': 0.1, 'clipped_fraction': 0.5, 'nonfinite': 0.0}
     """
     losses = [record.loss for record in window if record.loss is not None]
     finite = [loss for loss in losses if math.isfinite(loss)]
-    found = {
-        "total_norm": window[-1].total_norm,
-        "total_norm_max": _unless_nan(max, [record.total_norm for record in window]),
-        "clip_coef": _unless_nan(min, [record.clip_coef for record in window]),
-        "clipped_fraction": sum(record.clipped for record in window) / len(window),
-        "nonfinite": float(max(record.nonfinite for record in window)),
-    }
+    found = {}
+    if any(record.norm_is_known for record in window):
+        found = {
+            "total_norm": window[-1].total_norm,
+            "total_norm_max": _unless_nan(max, [record.total_norm for record in window]),
+            "clip_coef": _unless_nan(min, [record.clip_coef for record in window]),
+            "clipped_fraction": sum(record.clipped for record in window) / len(window),
+            "nonfinite": float(max(record.nonfinite for record in window)),
+        }
     if losses:
         found["loss"] = sum(finite) / len(finite) if finite else math.nan
     return found

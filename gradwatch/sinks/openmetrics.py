@@ -55,23 +55,22 @@ class OpenMetricsFile:
     def show(self, record: StepRecord) -> None:
         """Keep the numbers of the latest step."""
         values = self._latest.setdefault(record.optimizer, {})
-        values |= {
-            "step": record.step,
-            "last_step_timestamp_seconds": record.wall_time,
-            "total_norm": record.total_norm,
-            "clip_coef": record.clip_coef,
-            "nonfinite": record.nonfinite,
-        }
+        values |= {"step": record.step, "last_step_timestamp_seconds": record.wall_time}
+        if record.norm_is_known:
+            self._show_norm(record, values)
         if record.max_norm is not None:
             values["max_norm"] = record.max_norm
         if record.loss is not None:
             values["loss"] = record.loss
         if record.learning_rates:
             values["learning_rate"] = record.learning_rates[0]
+        self._has_news = True
+
+    def _show_norm(self, record: StepRecord, values: dict[str, float]) -> None:
+        values |= {"total_norm": record.total_norm, "clip_coef": record.clip_coef, "nonfinite": record.nonfinite}
         peak = self._peaks.get(record.optimizer, -math.inf)
         is_higher = math.isnan(record.total_norm) or record.total_norm > peak
         self._peaks[record.optimizer] = record.total_norm if is_higher and not math.isnan(peak) else peak
-        self._has_news = True
 
     def tell(self, event: Event) -> None:
         """Count an event once."""

@@ -155,7 +155,8 @@ def _without_shared(
     differing, shared = [], []
     for column, texts in columns:
         if len(texts) > 1 and len(set(texts)) == 1 and column.title in _SETTINGS and texts[0] not in ("", "-"):
-            shared.append(f"{column.title} {texts[0]}")
+            is_named = texts[0].startswith(column.title)  # as in "optimizer not known"
+            shared.append(texts[0] if is_named else f"{column.title} {texts[0]}")
         else:
             differing.append((column, texts))
     return differing, shared

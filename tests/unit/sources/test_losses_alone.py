@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gradwatch import Run
 from gradwatch.errors import CannotImport
+from gradwatch.export.scalars import write_scalars
 from gradwatch.record import NOT_LOGGED
 from gradwatch.sources import read, write
 from gradwatch.views import json as json_view
@@ -262,3 +263,15 @@ def test_a_series_that_may_be_the_norm_is_named(tmp_path):
 
 def test_json_says_null_for_the_last_norm(tmp_path):
     assert json_view.report(run_of(tmp_path, falling()).summary())["total_norm"]["last"] is None
+
+
+def test_event_files_of_a_run_without_norms_have_its_loss_alone(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write_scalars(run_of(tmp_path, falling()), tmp_path / "events")
+    found = EventAccumulator(str(tmp_path / "events"))
+    found.Reload()
+    assert found.Tags()["scalars"] == ["gradwatch/loss"]
+    first, *_ = found.Scalars("gradwatch/loss")
+    assert (first.step, first.value) == (0, pytest.approx(falling()[0], rel=1e-6))

@@ -66,6 +66,12 @@ def test_settings_that_all_runs_share_stand_below_the_table_where_room_is_scarce
     assert "all" not in " ".join(lines(runs[0], width=40)), "a single run shares nothing"
 
 
+def test_an_optimizer_that_no_run_knows_is_said_once():
+    runs = [row(name, optimizer="", learning_rate=rate) for name, rate in (("a", 0.1), ("b", 0.2))]
+    assert "optimizer not known" in lines(*runs, width=78)[3]
+    assert "optimizer optimizer" not in lines(*runs, width=78)[3]
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
