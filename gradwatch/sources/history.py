@@ -203,7 +203,16 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
     if kind == "norm" and len(found) > 1:
         several = ", ".join(map(repr, found))
         raise CannotImport(f"{where} has several series that may be the gradient norm: {several}. Name it with --norm.")
-    return min(found, key=len, default=None)
+    return min(found, key=lambda name: (kind == "loss" and _is_of_a_part(name), len(name)), default=None)
+
+
+def _is_of_a_part(name: str) -> bool:
+    """Whether a path does not say that its series is the training's: that may be of a part of the model or the loss.
+
+    >>> [name for name in ("loss", "train/loss", "kl/loss", "train_loss") if _is_of_a_part(name)]
+    ['kl/loss']
+    """
+    return "/" in name and {"train", "training"}.isdisjoint(re.split(r"\W|_", name.lower()))
 
 
 def _candidates(kind: str, available: Sequence[str]) -> list[str]:
@@ -263,15 +272,16 @@ def first_line(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
 
 
+_HELD_OUT = {"eval", "evaluation", "val", "valid", "validation", "test", "testing", "dev", "cv", "holdout", "heldout"}
+
+
 def _is_held_out(name: str) -> bool:
     """Whether a series is of data that is not trained on.
 
     >>> _is_held_out("eval/loss"), _is_held_out("run 7 - valid/loss"), _is_held_out("devices/loss")
     (True, True, False)
     """
-    return not {"eval", "evaluation", "val", "valid", "validation", "test", "dev"}.isdisjoint(
-        re.split(r"\W|_", name.lower())
-    )
+    return not _HELD_OUT.isdisjoint(re.split(r"\W|_", name.lower()))
 
 
 def is_called(name: str, usual: Sequence[str]) -> bool:

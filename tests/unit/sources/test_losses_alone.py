@@ -275,3 +275,14 @@ def test_event_files_of_a_run_without_norms_have_its_loss_alone(tmp_path):
     assert found.Tags()["scalars"] == ["gradwatch/loss"]
     first, *_ = found.Scalars("gradwatch/loss")
     assert (first.step, first.value) == (0, pytest.approx(falling()[0], rel=1e-6))
+
+
+@pytest.mark.parametrize("other", ["holdout/loss", "cv/loss", "testing/loss", "kl/loss"])
+def test_the_training_loss_is_taken_beside_a_shorter_name(tmp_path, other):
+    assert points_of(tmp_path, "a.csv", f"step,{other},training/model/loss\n1,9.0,2.0\n") == [(1, 2.0)]
+
+
+@pytest.mark.parametrize("other", ["holdout/loss", "cv/loss", "testing/loss"])
+def test_a_held_out_loss_alone_is_refused(tmp_path, other):
+    with pytest.raises(CannotImport, match="no series with the name"):
+        points_of(tmp_path, "a.csv", f"step,{other}\n1,9.0\n")
