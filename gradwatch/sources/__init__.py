@@ -24,8 +24,9 @@ from gradwatch.sources import (
 )
 from gradwatch.sources.configs import Settings
 from gradwatch.sources.databases import Database
-from gradwatch.sources.history import History, Imported, write
+from gradwatch.sources.history import History
 from gradwatch.sources.logged import LoggedRun
+from gradwatch.sources.writing import Imported, write
 from gradwatch.text import number
 
 __all__ = ["History", "Imported", "read", "write"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
-from gradwatch.sources.history import MOST_LISTED, pick
+from gradwatch.sources.names import MOST_LISTED, pick
 
 MOST_NAMED = 12  # columns that a note lists
 WORDS = {

@@ -18,8 +18,8 @@ from typing import Any
 
 from gradwatch.errors import CannotImport
 from gradwatch.recording.hyperparameters import settings_if_any
-from gradwatch.sources.history import as_float
 from gradwatch.sources.logged import OPTIMIZER_KEYS, optimizer_class
+from gradwatch.sources.values import as_float
 
 NAMES = (
     "training_args.json",

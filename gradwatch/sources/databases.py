@@ -10,7 +10,7 @@ from typing import Any, Self
 from urllib.parse import quote_from_bytes
 
 from gradwatch.errors import CannotImport
-from gradwatch.sources.history import first_line
+from gradwatch.sources.values import first_line
 
 MAX_OPERATIONS = 2_000_000_000
 """Of SQLite's virtual machine, after which a query of a broken file ends."""

@@ -13,7 +13,8 @@ from typing import Any
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
 from gradwatch.sources.columns import Columns, choose, told
-from gradwatch.sources.history import History, Point, first_line
+from gradwatch.sources.history import History, Point
+from gradwatch.sources.values import first_line
 
 Scalars = dict[int, tuple[float, float]]
 """Value and wall time by step."""

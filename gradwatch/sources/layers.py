@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradwatch.errors import CannotImport
-from gradwatch.sources.history import pick
+from gradwatch.sources.names import pick
 
 _LAYER = re.compile(
     r"(?:.*/)?(?:grad_2(?:\.0)?_norm/|grad_norms?/|gradient_norms?/|gradients?/norms?/|grad/norms?/)(?P<layer>[^/].*)"

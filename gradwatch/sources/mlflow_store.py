@@ -14,9 +14,9 @@ from typing import Any
 
 from gradwatch.errors import CannotImport
 from gradwatch.sources.databases import Database
-from gradwatch.sources.history import as_float
 from gradwatch.sources.lines import beginnings
 from gradwatch.sources.logged import LoggedRun, Value, chosen, of_values
+from gradwatch.sources.values import as_float
 
 LARGEST = 1.7976931348623157e308  # stands for infinity in a database
 MAX_FILE = 2**20  # bytes of a parameter or of a run's meta.yaml

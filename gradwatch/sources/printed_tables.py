@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradwatch.sources.history import NAMES, UNSURE_NORMS, as_float, is_called
 from gradwatch.sources.lines import printed_lines
+from gradwatch.sources.names import NAMES, UNSURE_NORMS, is_called
+from gradwatch.sources.values import as_float
 
 DIGITS = 3  # that these loggers print of a number
 _RULE = re.compile(r"[\s|]*[-=+]{5,}[-=+|\s]*")

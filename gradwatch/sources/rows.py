@@ -11,18 +11,10 @@ from typing import Any
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
 from gradwatch.sources.columns import Columns, choose, told
-from gradwatch.sources.history import (
-    History,
-    Point,
-    as_float,
-    is_of_held_out_data,
-    is_rounded_to_zero,
-    is_step,
-    on_through_epochs,
-    pick,
-    repeated_notes,
-    rounds_rates,
-)
+from gradwatch.sources.history import History, Point
+from gradwatch.sources.names import is_of_held_out_data, pick
+from gradwatch.sources.values import as_float, is_rounded_to_zero, is_step, on_through_epochs, rounds_rates
+from gradwatch.sources.writing import repeated_notes
 
 _OF_ALL = re.compile(r"\s*(\d+)\s*/\s*\d+\s*")  # a step as "10/438", as ms-swift writes it
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradwatch.sources.history import as_float
 from gradwatch.sources.lines import whole_text
 from gradwatch.sources.logged import Value, of_values
+from gradwatch.sources.values import as_float
 
 STEPS_OF = "_T"  # ends the name of the steps of a series in PyMARL's files
 STEPS = ("step", "steps", "global_step", "iteration", "iterations", "iters")

@@ -15,19 +15,10 @@ import pandas as pd
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
 from gradwatch.sources.columns import Columns, choose, told
-from gradwatch.sources.history import (
-    OF_DATA,
-    History,
-    Point,
-    as_float,
-    first_line,
-    is_of_held_out_data,
-    is_rounded_to_zero,
-    is_step,
-    on_through_epochs,
-    rounds_rates,
-)
+from gradwatch.sources.history import History, Point
 from gradwatch.sources.lines import beginning, encoding_of, refuse_long_lines
+from gradwatch.sources.names import OF_DATA, is_of_held_out_data
+from gradwatch.sources.values import as_float, first_line, is_rounded_to_zero, is_step, on_through_epochs, rounds_rates
 from gradwatch.text import count
 
 NOT_THERE = {"", "none", "null", "na", "n/a", "#n/a", "<na>", "-"}

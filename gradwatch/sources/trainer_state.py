@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import CannotImport
-from gradwatch.sources.history import History, Point, as_float, is_step
+from gradwatch.sources.history import History, Point
 from gradwatch.sources.lines import whole_text
+from gradwatch.sources.values import as_float, is_step
 
 
 def read(file: Path) -> History:

@@ -39,10 +39,7 @@ test("a bin is told by its ends", () => {
 test("what float16 would lose is told, and the loss scale moves its limits", () => {
   const logs = [-30, -30, -20, -20, -20, -3, -3, -3, -3, -Infinity];
   const told = sampleText(magnitudes([logs]), 0);
-  assert.equal(
-    told,
-    "step 0: 20% below fp16's smallest number, 30% subnormal in fp16, 10% zero; 10 entries counted",
-  );
+  assert.equal(told, "step 0: 20% below fp16's smallest number, 30% subnormal in fp16, 10% zero; 10 entries counted");
   assert.match(
     sampleText(magnitudes([logs], { scales: [2 ** 10] }), 0),
     /0% below fp16's smallest number at loss scale 1024, 20% subnormal in fp16/,

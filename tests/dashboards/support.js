@@ -61,6 +61,7 @@ export function overview(more = {}) {
     total_steps: null,
     running: false,
     ended: "closed",
+    moment: "before clipping",
     total_norm: { median: 1, p99: 2, max: 3, max_step: 7 },
     clipping: { kind: null, policy: null, threshold: null, clipped_fraction: null, is_known: true },
     nonfinite_steps: 0,

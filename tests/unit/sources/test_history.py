@@ -10,7 +10,8 @@ from rich.console import Console
 from gradwatch import Run
 from gradwatch.errors import CannotImport, StoreNotWritable
 from gradwatch.sources import History, read, write
-from gradwatch.sources.history import Point, pick
+from gradwatch.sources.history import Point
+from gradwatch.sources.names import pick
 from gradwatch.store import LARGEST
 from gradwatch.testing import replaced, steady
 from gradwatch.views.console.report import report

@@ -16,7 +16,8 @@ import pytest
 from gradwatch import Run
 from gradwatch.analysis.diagnosis import PAGES
 from gradwatch.record import Event, UpdateStats, WeightStats
-from gradwatch.sources.history import History, Point, write
+from gradwatch.sources.history import History, Point
+from gradwatch.sources.writing import write
 from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream
 

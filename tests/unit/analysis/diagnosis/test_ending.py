@@ -3,7 +3,8 @@
 import pytest
 
 from gradwatch import Run
-from gradwatch.sources.history import History, Point, write
+from gradwatch.sources.history import History, Point
+from gradwatch.sources.writing import write
 from gradwatch.store import StoreWriter
 from gradwatch.testing import stream
 

@@ -1,6 +1,7 @@
 """Records that people bring: norms after clipping, and facts that are not known."""
 
-from gradwatch.sources.history import History, Point, write
+from gradwatch.sources.history import History, Point
+from gradwatch.sources.writing import write
 from gradwatch.testing import steady
 
 from .made import calm, codes, run_of, the

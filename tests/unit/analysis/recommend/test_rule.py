@@ -10,7 +10,8 @@ import gradwatch
 from gradwatch import Run
 from gradwatch.analysis.recommend.rule import choose
 from gradwatch.analysis.statistics.optimizer_history import optimizer_history
-from gradwatch.sources.history import History, Point, write
+from gradwatch.sources.history import History, Point
+from gradwatch.sources.writing import write
 from gradwatch.testing import replaced, steady, stream, write_run
 
 from .advised import advise, weighing

@@ -9,7 +9,8 @@ import pytest
 from gradwatch import Run
 from gradwatch.analysis.differences import differences
 from gradwatch.analysis.history import RunReader
-from gradwatch.sources.history import History, Point, write
+from gradwatch.sources.history import History, Point
+from gradwatch.sources.writing import write
 from gradwatch.testing import replaced, steady, stream, write_run
 from gradwatch.views.console.compare import comparison
 from gradwatch.views.console.screen import Ink, Screen
