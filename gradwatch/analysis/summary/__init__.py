@@ -181,9 +181,11 @@ def summarize(
     update_ratios = reader.layers("update_ratio", name) if layers else pd.DataFrame()
     each = layer_summaries(reader, name, series, update_ratios) if layers else ()
     attempts = reader.attempts()
-    verdict, reason = judge(findings, len(steps), len(events), sum(event.severity != "info" for event in events))
     relevant = most_relevant(each, events)
     meta, notes = reader.meta(), read_notes(reader.path)
+    moment = meta.get("moment", "unknown")
+    warned = sum(event.severity != "info" for event in events)
+    verdict, reason = judge(findings, len(steps), len(events), warned, has_norms=moment != NOT_LOGGED)
     noise, scales = noise_summary(reader, name)
     is_changed = _is_changed_by_script(findings, name)
     clipping = clipping_summary(steps, meta.get(f"clip.{name}"), is_known=not (is_imported or is_changed))
@@ -210,7 +212,7 @@ def summarize(
         verdict=verdict,
         reason=reason,
         next=next_action(findings, clipped_fraction=clipping.clipped_fraction),
-        moment=AS_THE_OPTIMIZER_GOT_THEM if is_changed else meta.get("moment", "unknown"),
+        moment=AS_THE_OPTIMIZER_GOT_THEM if is_changed else moment,
         total_norm=norm_summary(series.total_norm, series.step),
         loss=loss_summary(steps),
         learning_rate=_last(steps["learning_rate"].to_numpy()),

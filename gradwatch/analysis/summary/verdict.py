@@ -23,13 +23,17 @@ def verdict_of(findings: Sequence[Finding]) -> Verdict:
     return "healthy" if severity == "info" else severity
 
 
-def judge(findings: Sequence[Finding], steps: int, noted: int = 0, warned: int = 0) -> tuple[Verdict, str]:
+def judge(
+    findings: Sequence[Finding], steps: int, noted: int = 0, warned: int = 0, *, has_norms: bool = True
+) -> tuple[Verdict, str]:
     """The verdict and its reason, which is the first finding; ``noted`` events are mentioned where all is well.
 
     Some of them, ``warned``, may be warnings of the moment that the diagnosis of the whole run does not share.
 
     >>> judge([], 10)
     ('healthy', 'no warning in 10 steps')
+    >>> judge([], 10, has_norms=False)
+    ('healthy', 'no warning in 10 steps, judged without gradients')
     >>> judge([], 10, noted=3, warned=1)
     ('healthy', 'no lasting fault in 10 steps; 3 noted, 1 warning among them')
     """
@@ -40,6 +44,8 @@ def judge(findings: Sequence[Finding], steps: int, noted: int = 0, warned: int =
     reason = f"no lasting fault in {steps} steps" if warned else f"no warning in {steps} steps"
     if any(finding.code == "too-short" for finding in findings):
         reason += ", too few to judge"
+    elif not has_norms:
+        reason += ", judged without gradients"
     if noted > warned > 0:
         return verdict, f"{reason}; {noted} noted, {count(warned, 'warning')} among them"
     if noted:
