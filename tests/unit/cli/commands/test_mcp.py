@@ -35,6 +35,7 @@ def test_it_ends_with_its_input_and_prints_nothing_of_its_own(tmp_path):
 
 
 def test_an_error_is_one_line(tmp_path):
+    pytest.importorskip("mcp")
     done = subprocess.run(
         [sys.executable, "-m", "gradwatch", "mcp", str(tmp_path / "none")],
         stdin=subprocess.DEVNULL,
