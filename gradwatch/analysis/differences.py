@@ -112,7 +112,8 @@ def difference(first: RunReader, second: RunReader, optimizer: str) -> Differenc
         tuple(name for name in own if name not in set(other)) for own, other in (names, names[::-1])
     )
     left, right = (frame.loc[common] for frame in frames)
-    columns = _columns(left, right)
+    is_imported = any("source" in reader.meta() for reader in (first, second))
+    columns = _columns(left, right, is_imported=is_imported)
     found = [
         _in_columns(left, right, columns["settings"], "settings"),
         _in_parameters(first, second, optimizer, common, "weight_norm", "weights"),
@@ -129,7 +130,8 @@ def difference(first: RunReader, second: RunReader, optimizer: str) -> Differenc
         parting = _in_settings(first.settings(optimizer), second.settings(optimizer), int(common[0])) or parting
     more: dict[str, Any] = {}
     if parting:
-        more = {"alike": _alike(columns, parting["source"]), "growth": _growth(left, right, parting["step"])}
+        alike = _alike(columns, parting["source"], is_imported=is_imported)
+        more = {"alike": alike, "growth": _growth(left, right, parting["step"])}
     return Difference(
         optimizer=optimizer,
         common_steps=len(common),
@@ -152,13 +154,20 @@ def relative_difference(first: float, second: float) -> float | None:
     return abs(first / size - second / size) if size else 0.0
 
 
-def _columns(left: pd.DataFrame, right: pd.DataFrame) -> dict[str, list[str]]:
-    """The columns of both frames that hold something, by what they tell."""
+def _columns(left: pd.DataFrame, right: pd.DataFrame, *, is_imported: bool) -> dict[str, list[str]]:
+    """The columns of both frames that hold something, by what they tell.
+
+    An imported history does not know how gradients were clipped, and what it lacks may have been there: then only what
+    both hold is compared.
+    """
     shared = [name for name in left.columns if name in right.columns]
     rates = [name for name in shared if name.startswith("learning_rate")]
     every = {"settings": [*rates, *SETTINGS], "loss": ["loss"], "gradient": list(RESULTS)}
+    if is_imported:
+        every |= {"settings": rates, "gradient": ["total_norm"]}
+    enough = all if is_imported else any
     return {
-        source: [name for name in names if left[name].notna().any() or right[name].notna().any()]
+        source: [name for name in names if enough(frame[name].notna().any() for frame in (left, right))]
         for source, names in every.items()
     }
 
@@ -285,9 +294,10 @@ def _first_difference(first: Array, second: Array) -> tuple[int, list[int]] | No
     return (int(rows[0]), np.flatnonzero(differs[rows[0]]).tolist()) if len(rows) else None
 
 
-def _alike(columns: dict[str, list[str]], source: Source) -> tuple[str, ...]:
+def _alike(columns: dict[str, list[str]], source: Source, *, is_imported: bool) -> tuple[str, ...]:
     """What a step has and computes before the source of the difference."""
-    words = {"settings": "learning rates and clip settings", "loss": "losses", "gradient": "gradients"}
+    settings = "learning rates" if is_imported else "learning rates and clip settings"
+    words = {"settings": settings, "loss": "losses", "gradient": "gradients"}
     order = get_args(Source)
     before = order[: order.index(source)]
     return tuple(word for kind, word in words.items() if kind in before and columns[kind])

@@ -17,8 +17,10 @@ WORDS = {
     "loss": "the loss",
     "learning_rate": "the learning rate",
     "reward": "the reward",
+    "validation_loss": "the loss of validations",
 }
 """How a note names the column of each kind."""
+SELDOM = ("step", "reward", "validation_loss")  # kinds that most logs lack, of which a note says nothing
 _OF_GRADIENTS = re.compile("grad.*norm", re.IGNORECASE)
 ROWS_COUNTED = "there is no column of steps, so the rows are counted"
 
@@ -33,6 +35,7 @@ class Columns:
         loss: of the loss.
         learning_rate: of the learning rate.
         reward: of the reward by which a policy is trained.
+        validation_loss: of the loss on data that the training did not learn from.
         series: of the layers.
         total_notes: sentences about a computed total norm.
     """
@@ -42,6 +45,7 @@ class Columns:
     loss: str | None
     learning_rate: str | None
     reward: str | None
+    validation_loss: str | None
     series: layers.LayerSeries
     total_notes: tuple[str, ...]
 
@@ -54,6 +58,7 @@ class Columns:
             "loss": self.loss,
             "learning_rate": self.learning_rate,
             "reward": self.reward,
+            "validation_loss": self.validation_loss,
         }
 
     @property
@@ -114,6 +119,7 @@ def choose(
         loss=pick("loss", available, loss, where),
         learning_rate=pick("learning_rate", available, None, where),
         reward=pick("reward", available, None, where),
+        validation_loss=pick("validation_loss", available, None, where),
         series=series,
         total_notes=total_notes,
     )
@@ -147,7 +153,7 @@ def told(available: Sequence[str], columns: Columns, *, has_steps: bool = False)
         yield f"taken: {', '.join(taken)}; {options} choose others"
     if columns.step is None and not has_steps:
         yield ROWS_COUNTED
-    missing = [WORDS[kind] for kind, name in names.items() if name is None and kind not in ("step", "reward")]
+    missing = [WORDS[kind] for kind, name in names.items() if name is None and kind not in SELDOM]
     if missing:
         yield f"not found: {', '.join(missing)}"
     yield from _left_out(available, {*names.values(), *columns.series.columns})

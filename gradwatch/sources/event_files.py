@@ -39,6 +39,7 @@ def read(
         f"{tags.taken} of {where.strip(chr(39))}",
         notes=tuple(told(sorted(by_tag), tags, has_steps=True)),
         layers=tags.series.layers,
+        validation=[(step, loss) for step, (loss, _) in by_tag.get(tags.validation_loss or "", {}).items()],
     )
 
 

@@ -21,6 +21,17 @@ NAMES = {
         "grad_global",  # of Composer's l2_norm/grad/global
     ),
     "loss": ("loss", "train_loss", "training_loss", "train_loss_step", "loss_step", "train_total"),
+    "validation_loss": (
+        "val_loss",
+        "valid_loss",
+        "validation_loss",
+        "eval_loss",
+        "dev_loss",
+        "val_loss_epoch",
+        "loss_val",
+        "loss_valid",
+        "loss_eval",
+    ),
     "learning_rate": ("learning_rate", "lr"),
     # The last two parts of verl's critic/score/mean, and what TRL, Stable-Baselines3, CleanRL, RLlib and PyMARL write.
     "reward": (

@@ -50,6 +50,7 @@ def read(
         f"{columns.taken} of {file.name}",
         notes=(*told(available, columns), *repeated_notes(repeated)),
         layers=columns.series.layers,
+        validation=[(at, each["validation_loss"]) for at, each in joined.items() if "validation_loss" in each],
     )
 
 
@@ -76,7 +77,8 @@ def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> 
         for kind, name in wanted.items():
             value = row.get(name)
             is_unknown = kind == "learning_rate" and (is_rounded_to_zero(value) or (rounds and as_float(value) == 0))
-            is_unknown = is_unknown or (kind == "loss" and is_held_out)
+            is_unknown |= kind == "loss" and is_held_out
+            is_unknown |= kind == "validation_loss" and as_float(_one(value, kind)) is None
             if value is not None and value != "" and not is_unknown:
                 found = joined.setdefault(step, {})
                 if kind in found:

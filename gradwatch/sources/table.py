@@ -47,10 +47,11 @@ def read(
             columns = choose(filled, repr(file.name), norm, step, loss, layers_prefix)
     points = _points(table, columns, file)
     return History(
-        points,
+        list(points.values()),
         f"{columns.taken} of {file.name}",
         notes=(*told(list(table.names), columns), *_left_out(table, columns, len(points))),
         layers=columns.series.layers,
+        validation=list(_validation(table, columns, points)),
     )
 
 
@@ -86,14 +87,26 @@ def _left_out(table: _Table, columns: Columns, taken: int) -> Iterator[str]:
         yield f"{count(missing, 'row')} without a {what} left out{hidden}"
 
 
-def _points(table: _Table, columns: Columns, file: Path) -> list[Point]:
-    """A point for each row that has a norm; where none has one, that has a loss, or else a reward."""
-    found = list(_rows(table, columns, file))
+def _points(table: _Table, columns: Columns, file: Path) -> dict[int, Point]:
+    """A point for each row that has a norm, by row; where none has one, that has a loss, or else a reward."""
+    found = dict(_rows(table, columns, file))
     if columns.step is None or "epoch" not in table.names:
-        return [point for _, point in found]
+        return found
     epochs = [as_float(cell) for cell in table.cells("epoch")]
-    steps = on_through_epochs([point.step for _, point in found], [epochs[row] for row, _ in found])
-    return [replace(point, step=step) for step, (_, point) in zip(steps, found, strict=True)]
+    steps = on_through_epochs([point.step for point in found.values()], [epochs[row] for row in found])
+    return {row: replace(point, step=step) for step, (row, point) in zip(steps, found.items(), strict=True)}
+
+
+def _validation(table: _Table, columns: Columns, points: dict[int, Point]) -> Iterator[tuple[int, float]]:
+    """The losses of validations, each at the step of the last row that counts; what is no number is left out."""
+    if columns.validation_loss is None:
+        return
+    step: int | None = None
+    for row, cell in enumerate(table.cells(columns.validation_loss)):
+        step = points[row].step if row in points else step
+        loss = None if _is_empty(cell) else as_float(cell)
+        if step is not None and loss is not None:
+            yield step, loss
 
 
 def _rows(table: _Table, columns: Columns, file: Path) -> Iterator[tuple[int, Point]]:
@@ -101,7 +114,7 @@ def _rows(table: _Table, columns: Columns, file: Path) -> Iterator[tuple[int, Po
     of = {
         kind: _numbers(table, name, file, are_rates=kind == "learning_rate")
         for kind, name in columns.by_kind.items()
-        if name is not None
+        if name is not None and kind != "validation_loss"
     }
     nothing: list[float | None] = [None] * table.rows
     rates = of.get("learning_rate", nothing)

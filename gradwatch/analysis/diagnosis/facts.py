@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD
 from gradwatch.analysis.frames import is_nonfinite
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.replays.result import Replay, read_replays
@@ -97,11 +96,6 @@ class OptimizerFacts:
     def has_norms(self) -> bool:
         """Whether total norms are known, as they are of every run but some imported histories."""
         return self.history.has_norms
-
-    @property
-    def which_threshold(self) -> str:
-        """What follows the advice to clip: where a threshold is to be had, if norms are known."""
-        return WHICH_THRESHOLD if self.has_norms else ""
 
     @cached_property
     def nonfinite(self) -> NDArray[np.bool_]:

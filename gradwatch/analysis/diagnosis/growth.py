@@ -29,7 +29,7 @@ from gradwatch.analysis.diagnosis.ends import (
     values_grew,
 )
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts, computed_once
-from gradwatch.analysis.diagnosis.finding import Finding, Quantity
+from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity
 from gradwatch.analysis.diagnosis.rewards import reward_rose
 from gradwatch.analysis.diagnosis.schedule import (
     WARM_UP,
@@ -228,11 +228,11 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     onset, course = growth.onset, growth.course
     (first, last), (first_norm, last_norm) = growth.ends or (None, None), growth.norms or (None, None)
     tells_loss = bool(optimizer.loss_logged.any()) and not growth.stands
-    is_sure = loss_course(optimizer) is not None and not growth.stands
+    is_sure = loss_course(optimizer) is not None and not growth.stands and optimizer.has_norms
     return Finding(
         code="diverged",
         severity="critical" if tells_loss or growth.ends_in_nan or growth.is_huge else "warning",
-        certainty="shown" if is_sure or growth.ends_in_nan else "likely",
+        certainty="shown" if is_sure or (growth.ends_in_nan and optimizer.has_norms) else "likely",
         what=f"the training{facts.of(optimizer)} diverged from step {onset} on: {_how_it_grew(optimizer, growth)}",
         optimizer=optimizer.name,
         parameters=_where(optimizer, onset),
@@ -272,7 +272,7 @@ def _ends(optimizer: OptimizerFacts, course: Loss) -> tuple[float, float]:
 
 
 def _how_it_grew(optimizer: OptimizerFacts, growth: _Growth) -> str:
-    end = ", and ended in NaN" if growth.ends_in_nan else ""
+    end = f", and ended in {_not_finite_at_the_end(optimizer)}" if growth.ends_in_nan else ""
     course, ends = growth.course, growth.ends
     if course is None or ends is None:
         return f"the norms left their level and did not return{end}"
@@ -285,6 +285,11 @@ def _how_it_grew(optimizer: OptimizerFacts, growth: _Growth) -> str:
         return f"its loss leapt from {first} to {peak} and made no progress since ({last} at the end)"
     best = f" (best level {number(course.best)})" if course.best < ends[0] else ""
     return f"its loss went from {first}{best} to {last}{end}"
+
+
+def _not_finite_at_the_end(optimizer: OptimizerFacts) -> str:
+    last = (optimizer.total_norm[-1], optimizer.loss[-1] if optimizer.loss_logged[-1] else 0.0)
+    return "NaN" if any(map(math.isnan, last)) and not any(map(math.isinf, last)) else "infinity"
 
 
 def _cause(optimizer: OptimizerFacts, onset: int) -> str:
@@ -324,7 +329,7 @@ def _remedy(optimizer: OptimizerFacts, onset: int) -> str:
         return f"{rate}; if the model computes its own targets, use a target network or a smaller discount"
     if known:
         return "compare the threshold with `gradwatch recommend`; if it is right, lower the learning rate"
-    return f"clip{optimizer.which_threshold}, or lower the learning rate"
+    return f"clip{WHICH_THRESHOLD}, or lower the learning rate" if optimizer.has_norms else "lower the learning rate"
 
 
 def _best_checkpoint(course: Loss | None, first: int, onset: int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
-from gradwatch.analysis.diagnosis.finding import Finding, Quantity
+from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
 from gradwatch.analysis.diagnosis.schedule import (
     WARM_UP,
@@ -297,7 +297,7 @@ def _remedy(optimizer: OptimizerFacts, steps: Sequence[int]) -> str:
     coefs = coefs[np.isfinite(coefs)]
     look = "look at the batches of these steps, and "
     if not len(coefs):
-        return look + f"clip{optimizer.which_threshold} or lower the learning rate"
+        return look + (f"clip{WHICH_THRESHOLD} or " if optimizer.has_norms else "") + "lower the learning rate"
     if float(np.median(coefs)) < 1:
         return look + "lower the learning rate or the threshold: these steps were clipped, and it was not enough"
     return look + "lower the threshold, which let these steps through (`gradwatch recommend`)"

@@ -9,7 +9,8 @@ LAYERS = ["grad_2.0_norm/a", "grad_2.0_norm/b"]
 
 
 def by_kind(*names, **given):
-    return tuple(choose(names, "a.csv", **given).by_kind.values())
+    """The norm, the step, the loss, the learning rate and the reward."""
+    return tuple(choose(names, "a.csv", **given).by_kind.values())[:5]
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,13 @@ def by_kind(*names, **given):
 def test_usual_names_are_found_whatever_their_order(names, expected):
     assert by_kind(*names) == expected
     assert by_kind(*reversed(names)) == expected
+
+
+@pytest.mark.parametrize("name", ["val_loss", "eval/loss", "valid_loss", "run 7 - val_loss", "loss/val"])
+def test_the_loss_of_validations_has_a_place_of_its_own(name):
+    columns = choose(["loss", "grad_norm", "test_accuracy", name], "a.csv")
+    assert (columns.loss, columns.validation_loss) == ("loss", name)
+    assert choose(["loss", "grad_norm"], "a.csv").validation_loss is None
 
 
 def test_given_names_stand_above_usual_ones():

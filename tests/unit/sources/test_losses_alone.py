@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import closing
 from io import StringIO
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from rich.console import Console
 
 from gradwatch import Run
+from gradwatch.analysis.differences import differences
+from gradwatch.analysis.history import RunReader
 from gradwatch.errors import CannotImport
 from gradwatch.export.scalars import write_scalars
 from gradwatch.record import NOT_LOGGED
@@ -286,3 +289,59 @@ def test_the_training_loss_is_taken_beside_a_shorter_name(tmp_path, other):
 def test_a_held_out_loss_alone_is_refused(tmp_path, other):
     with pytest.raises(CannotImport, match="no series with the name"):
         points_of(tmp_path, "a.csv", f"step,{other}\n1,9.0\n")
+
+
+def overfitted():
+    """The loss of the training falls; that of the validation after each tenth step turns up."""
+    training = 2.0 * np.exp(-np.arange(120) / 30)
+    return training, {step: 1.0 + abs(step - 49) / 60 for step in range(9, 120, 10)}
+
+
+@pytest.mark.parametrize("form", ["csv", "rows of their own", "jsonl", "events"])
+def test_the_loss_of_validations_is_read_beside_that_of_the_training(tmp_path, form):
+    training, validation = overfitted()
+    file = tmp_path / ("a.jsonl" if form == "jsonl" else "a.csv")
+    if form == "csv":
+        lines = [f"{step},{loss},{validation.get(step, '')}" for step, loss in enumerate(training)]
+        file.write_text("\n".join(["step,loss,val_loss", *lines]))
+    elif form == "rows of their own":
+        own = {step: f"\n{step},,{loss}" for step, loss in validation.items()}
+        lines = [f"{step},{loss},{own.get(step, '')}" for step, loss in enumerate(training)]
+        file.write_text("\n".join(["step,train_loss,val_loss", *lines]))
+    elif form == "jsonl":
+        rows = [{"step": step, "loss": loss} for step, loss in enumerate(training)]
+        rows += [{"step": step, "eval/loss": loss} for step, loss in validation.items()]
+        file.write_text("\n".join(map(json.dumps, [*rows, {"step": 119, "eval/loss": "none yet"}])))
+    else:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(tmp_path / "logs")) as writer:
+            for step, loss in enumerate(training):
+                writer.add_scalar("train/loss", loss, step)
+            for step, loss in validation.items():
+                writer.add_scalar("val/loss", loss, step)
+        file = tmp_path / "logs"
+    history = read([file])
+    assert dict(history.validation) == pytest.approx(validation)
+    assert [point.loss for point in history.points] == pytest.approx(training)
+    assert "overfitting" in codes(Run(write(history, tmp_path / "run").run), at_least="info")
+
+
+def test_two_histories_are_compared_by_what_both_hold(tmp_path):
+    for name, rate in (("first", ', "lr": 0.01'), ("second", "")):
+        rows = [
+            f'{{"step": {step}, "loss": {loss}{rate}}}' for step, loss in enumerate([3.0, 2.0, 1.0 + len(name), 0.5])
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+        write(read([tmp_path / f"{name}.jsonl"]), tmp_path / name)
+    with closing(RunReader(tmp_path / "first")) as first, closing(RunReader(tmp_path / "second")) as second:
+        (found,) = differences(first, second)
+    assert (found.step, found.source, found.name, found.alike) == (2, "loss", "loss", ())
+
+
+def test_no_remedy_of_a_history_without_norms_is_to_clip(tmp_path):
+    losses = np.concatenate([falling()[:200], np.linspace(0.6, 30, 99), [math.inf]])
+    (first, *_) = run_of(tmp_path, losses).diagnosis()
+    assert (first.code, first.certainty) == ("diverged", "likely")
+    assert "clip" not in first.remedy
+    assert first.what.endswith("ended in infinity")
