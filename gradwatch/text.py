@@ -61,6 +61,15 @@ def threshold_text(threshold: float | None, how: str | None) -> str:
     return how if threshold is None and how in ("none", "policy") else number(threshold)
 
 
+def factor_text(value: float) -> str:
+    """How many times as large a value is, as the messages of events say it.
+
+    >>> factor_text(3.21), factor_text(57.3), factor_text(48100.0), factor_text(1.234e9), factor_text(float("inf"))
+    ('3.2x', '57x', '48100x', '1.2e9x', 'infx')
+    """
+    return f"{value:.1f}x" if value < 10 else f"{number(value, 2)}x"
+
+
 def share(value: float | None) -> str:
     """Format a fraction as a percentage. Only nothing reads 0%, and only everything reads 100%.
 

@@ -8,8 +8,8 @@ from collections import deque
 import numpy as np
 
 from gradwatch.detect.episode import Episode
-from gradwatch.detect.wording import number
 from gradwatch.record import Event, RankStats, StepRecord, event_at
+from gradwatch.text import number
 
 WINDOW_STEPS = 200
 APART_FRACTION, USUAL_FRACTION = 0.9, 0.5

@@ -9,8 +9,8 @@ from gradwatch.detect.changes import PresenceChanges
 from gradwatch.detect.episode import Episode
 from gradwatch.detect.level import Level, is_usable
 from gradwatch.detect.steady_state import explained_rise
-from gradwatch.detect.wording import factor_text, number
 from gradwatch.record import Event, StepRecord, event_at
+from gradwatch.text import factor_text, number
 
 SLACK_DEVIATIONS, LIMIT_DEVIATIONS = 1.0, 50.0
 """Of the CUSUM: subtracted from each distance; the sum that is a drift."""

@@ -13,8 +13,8 @@ from gradwatch.detect.episode import Episode
 from gradwatch.detect.level import LayerLevels, Level, ParameterShapes, is_usable, median
 from gradwatch.detect.losses import LossLevel, begins_at_zero
 from gradwatch.detect.optimizers import UpdateRule
-from gradwatch.detect.wording import factor_text, number
 from gradwatch.record import Event, Severity, StepRecord, WeightStats, event_at
+from gradwatch.text import factor_text, number
 
 HIGH = (3.0, 4.0)
 """Limits of a norm above its level: times the level, robust deviations above it; whichever is higher."""

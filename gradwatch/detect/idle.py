@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from gradwatch.detect.wording import number
 from gradwatch.record import Event, StepRecord, event_at
+from gradwatch.text import number
 
 IDLE_STEPS = 1000
 FAR_FRACTION = 0.5

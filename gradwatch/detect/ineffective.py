@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gradwatch.detect.wording import number
 from gradwatch.record import ClipFault, Event, StepRecord, event_at
+from gradwatch.text import number
 
 QUIET_STEPS = 300
 """A fault is reported again after this many steps without it."""

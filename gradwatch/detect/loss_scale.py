@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from gradwatch.detect.wording import number
 from gradwatch.record import Event, StepRecord, event_at
+from gradwatch.text import number
 
 QUIET_STEPS = 50
 """Single skipped steps are reported at most once in this many steps."""

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from gradwatch.detect.episode import Episode
-from gradwatch.detect.wording import number
 from gradwatch.record import Event, LayerStats, Origin, StepRecord, event_at
+from gradwatch.text import number
 
 
 class NonFinite:

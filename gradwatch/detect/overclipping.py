@@ -6,8 +6,9 @@ import math
 from collections import deque
 
 from gradwatch.detect.optimizers import UpdateRule, traits_of
-from gradwatch.detect.wording import number, percentage
 from gradwatch.record import Event, Severity, StepRecord, event_at
+from gradwatch.text import number
+from gradwatch.text import share as percentage
 
 WINDOW_STEPS = 300
 CLIPPED_FRACTION, REARM_FRACTION = 0.5, 0.3

@@ -8,8 +8,8 @@ from gradwatch.detect.changes import PresenceChanges
 from gradwatch.detect.episode import Episode
 from gradwatch.detect.level import LayerLevels, Level, is_usable
 from gradwatch.detect.losses import LossLevel
-from gradwatch.detect.wording import factor_text, number
 from gradwatch.record import Event, Origin, Severity, StepRecord, event_at
+from gradwatch.text import factor_text, number
 
 NOTED = (3.0, 4.0)
 """Limits of a norm that is noted: times the level, robust deviations above it; whichever is higher."""

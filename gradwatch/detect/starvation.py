@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from gradwatch.detect.level import ParameterShapes, is_usable
 from gradwatch.detect.optimizers import OptimizerTraits
-from gradwatch.detect.wording import number, percentage
 from gradwatch.record import Event, LayerStats, StepRecord, event_at
+from gradwatch.text import number
+from gradwatch.text import share as percentage
 
 LASTING_STEPS = 100
 STARVED_FRACTION = 0.5

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from gradwatch.detect.changes import PresenceChanges
 from gradwatch.detect.episode import Episode
 from gradwatch.detect.level import LayerLevels, Level, ParameterShapes, is_usable
-from gradwatch.detect.wording import factor_text, number, percentage
 from gradwatch.record import Event, Floats, LayerStats, ParameterInfo, StepRecord, event_at, total
+from gradwatch.text import factor_text, number
+from gradwatch.text import share as percentage
 
 UPDATE_FACTOR, UPDATE_SIGMAS = 2.0, 5.0
 """An update has jumped at this many times its level, or these robust deviations above it; whichever is higher."""

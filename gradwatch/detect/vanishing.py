@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from gradwatch.detect.changes import PresenceChanges
 from gradwatch.detect.episode import Episode
 from gradwatch.detect.level import Level, ParameterShapes, in_a_row, is_usable, median
-from gradwatch.detect.wording import number
 from gradwatch.record import Event, Floats, LayerStats, Severity, StepRecord, event_at
+from gradwatch.text import number
 
 WEAK_LAYER_FRACTION = 1e-6
 """A layer is weak below this fraction of the strongest layer's gradient, relative to the weights."""

@@ -144,7 +144,6 @@ def test_a_module_against_the_flow_would_be_found(tmp_path):
                 "gradwatch.sinks.tracker",
                 "gradwatch.store.opening",
                 "gradwatch.store.reader",
-                "gradwatch.text",
             },
             id="a training in one process holds no code of what its options do not ask for",
         ),

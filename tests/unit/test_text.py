@@ -12,6 +12,7 @@ from gradwatch.text import (
     ascii_only,
     count,
     duration,
+    factor_text,
     number,
     optimizer_label,
     printable,
@@ -211,3 +212,14 @@ def test_a_shortened_name_has_at_most_its_width(name, width, mark):
         assert mark in short
         assert short[0] == name[0] or width - len(mark) < 2
         assert short[-1] == name[-1]
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.04, 1.0, 9.94, 9.96, 10.4, 99.6, 1234.0, 5e4, 1e300])
+def test_a_factor_has_two_digits_or_all_before_the_point(factor):
+    assert factor_text(factor).endswith("x")
+    assert float(factor_text(factor)[:-1]) == pytest.approx(factor, rel=0.05, abs=0.05)
+
+
+@pytest.mark.parametrize(("factor", "told"), [(math.inf, "infx"), (math.nan, "NaNx")])
+def test_a_factor_that_is_not_finite_is_told(factor, told):
+    assert factor_text(factor) == told
