@@ -107,8 +107,9 @@ def choose(
     Raises:
         CannotImport: there is no column of a given name or beginning, or none of a norm, a loss or a reward.
 
-    >>> choose(["iter", "train/grad_norm", "lr"], "a.csv").by_kind
-    {'norm': 'train/grad_norm', 'step': 'iter', 'loss': None, 'learning_rate': 'lr', 'reward': None}
+    >>> columns = choose(["iter", "train/grad_norm", "lr"], "a.csv")
+    >>> columns.norm, columns.step, columns.loss
+    ('train/grad_norm', 'iter', None)
     """
     series = layers.find([name for name in available if name != norm], layers_prefix)
     others = [name for name in available if name not in series.columns]

@@ -140,7 +140,7 @@ def test_every_command_of_the_readme_exists():
         if words[0] == "gradwatch":
             assert words[1] in known, line
         else:
-            assert words[0] in ("make", "pip", "git", "cd", "python", "tensorboard"), line
+            assert words[0] in ("make", "pip", "git", "cd", "python", "tensorboard", "."), line
 
 
 def test_every_trap_names_tests_that_are_there():
