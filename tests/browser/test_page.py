@@ -977,7 +977,7 @@ def test_a_threshold_is_dragged_beside_the_distribution_of_norms_or_moved_by_key
     def tried():
         """The threshold and the share that it clips, as told."""
         text = grip.get_attribute("aria-valuetext")
-        share, unit = re.search(r"clips ([\d.]+) (%)", text).groups()
+        share, unit = re.search(r"clips ([\d.]+)(%)", text).groups()
         assert unit == "%"
         return float(grip.get_attribute("aria-valuenow")), float(share) / 100, text
 

@@ -144,6 +144,9 @@ def made(tmp_path_factory):
         write_run(folder / name, stream(steady(400), losses=[1.0] * 400), "SGD", {"lr": 0.1})
     norms = replaced(steady(400), {200: 60.0})
     (folder / "train.log").write_text("".join(f"it {step}: norm {norm}\n" for step, norm in enumerate(norms)))
+    (folder / "training_log.csv").write_text(
+        "step,loss,lr\n" + "".join(f"{step},{norm},0.1\n" for step, norm in enumerate(norms))
+    )
     mlflow_folder(folder / "mlruns")
     trackio_database(folder / "home" / ".cache" / "huggingface" / "trackio" / "project.db")
     return folder
