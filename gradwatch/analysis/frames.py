@@ -82,6 +82,16 @@ def is_nonfinite(frame: pd.DataFrame) -> NDArray[np.bool_]:
     return found
 
 
+def is_loss_nonfinite(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether a loss was logged at each step that is NaN or infinite.
+
+    >>> is_loss_nonfinite(pd.DataFrame({"loss": [2.0, np.nan, np.nan], "loss_logged": [True, True, False]})).tolist()
+    [False, True, False]
+    """
+    found: NDArray[np.bool_] = frame["loss_logged"].to_numpy(bool) & ~np.isfinite(frame["loss"].to_numpy(float))
+    return found
+
+
 def indexed_by_step(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame of `steps_frame` without replaced rows, indexed by step, its columns in the documented order."""
     attempts = frame["attempt"].to_numpy()

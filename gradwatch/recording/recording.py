@@ -23,6 +23,7 @@ from gradwatch.recording.loops import Loop
 from gradwatch.recording.notices import Notices
 from gradwatch.recording.placed_hooks import HookListener, PlacedHooks
 from gradwatch.recording.sink import NullSink, StepSink
+from gradwatch.text import fault_text
 
 if TYPE_CHECKING:
     from gradwatch.recording.capture.recorder import StepCapture
@@ -223,7 +224,7 @@ class Recording:
             str(self.run),
             step,
             ", and is clipped and skipped as before" if protects else "",
-            _text_of(fault),
+            fault_text(fault),
         )
 
     def say_not_seen_in_graph(self) -> None:
@@ -240,16 +241,10 @@ class Recording:
                 loop.protect()
         except Exception as second:  # the protection itself has failed, and goes on failing
             self.end_by(fault, can_protect=False)
-            self.notices.not_clipped(_text_of(second))
+            self.notices.not_clipped(fault_text(second))
             self.detach()
         else:
             self.end_by(fault)
-
-
-def _text_of(fault: BaseException) -> str:
-    from gradwatch.text import fault_text  # most recordings have no fault
-
-    return fault_text(fault)
 
 
 def _end(sink: StepSink, reason: str, run: str) -> None:
@@ -257,7 +252,7 @@ def _end(sink: StepSink, reason: str, run: str) -> None:
     if not sink.close(reason):
         _say_unfinished(run)
     if sink.fault is not None:
-        logger.error("gradwatch could not write all of %r: %s (recording-stopped)", run, _text_of(sink.fault))
+        logger.error("gradwatch could not write all of %r: %s (recording-stopped)", run, fault_text(sink.fault))
     if sink.dropped:
         logger.warning(
             "gradwatch dropped %d steps of %r: the disk was too slow, a rank was silent, or their records could not"

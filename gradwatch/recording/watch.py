@@ -20,6 +20,7 @@ from gradwatch.recording.options import RecordingOptions
 from gradwatch.recording.parameters import printable
 from gradwatch.recording.recording import Recording
 from gradwatch.recording.router import HookRouter
+from gradwatch.text import exit_reason
 
 if TYPE_CHECKING:
     from gradwatch.clip import Policy
@@ -184,8 +185,6 @@ class Watch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if isinstance(error, SystemExit) and error.code:
-            from gradwatch.text import exit_reason
-
             self.close(exit_reason(error.code))
         elif isinstance(error, GeneratorExit):  # a generator that trains was left, for example by `break`
             self.close("closed")

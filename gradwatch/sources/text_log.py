@@ -108,7 +108,7 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 _WRAPPED = re.compile(r"\b(?:(?:np|numpy)\.\w{1,20}|tensor)\(\s{0,8}([-+\w.]{1,40})\s{0,8}(?:,[^()\n]{0,200})?\)")
 _WITHOUT_LOSS = {"DeepSpeed": re.compile(r"\bstep=\d+, skipped=\d+, lr=\[")}
 """Lines of tools that print neither a gradient norm nor a loss."""
-_OF_A_TEST = re.compile(
+_HELD_OUT_BEFORE = re.compile(
     r"\b(?:val|valid|validat\w*|eval|evaluat\w*|test\w*|dev|cv|holdout|held[ _-]out)\b(?![ _-](?:loss|acc\w*)\b)",
     re.IGNORECASE,
 )
@@ -229,7 +229,7 @@ def _named_row(text: str) -> dict[str, Any]:
     if not any(needed <= set(matches) for needed in _NEEDED):
         return {}
     loss = _loss(text)
-    if "norm" not in matches and (loss is None or _OF_A_TEST.search(text[: loss.start()])):
+    if "norm" not in matches and (loss is None or _HELD_OUT_BEFORE.search(text[: loss.start()])):
         return {}
     matches = {name: match for name, match in matches.items() if name != "loss"} | ({"loss": loss} if loss else {})
     values = {

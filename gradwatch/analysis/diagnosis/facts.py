@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gradwatch.analysis.frames import is_nonfinite
+from gradwatch.analysis.frames import is_loss_nonfinite, is_nonfinite
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.replays.result import Replay, read_replays
 from gradwatch.analysis.statistics.lone_spikes import lone_spikes
@@ -103,9 +103,9 @@ class OptimizerFacts:
         return is_nonfinite(self.frame)
 
     @cached_property
-    def loss_lost(self) -> NDArray[np.bool_]:
+    def loss_nonfinite(self) -> NDArray[np.bool_]:
         """Whether a loss was logged that is NaN or infinite, (steps,)."""
-        return self.loss_logged & ~np.isfinite(self.loss)
+        return is_loss_nonfinite(self.frame)
 
     @cached_property
     def loss(self) -> Array:

@@ -104,7 +104,7 @@ def _came_back(optimizer: OptimizerFacts) -> bool:
     that the update was left out. A loss that is not finite counts as well, unless it is of the first rows, in which a
     loss scale leaves out all.
     """
-    finite, lost = ~optimizer.nonfinite, optimizer.loss_lost
+    finite, lost = ~optimizer.nonfinite, optimizer.loss_nonfinite
     found = int(np.argmax(finite & ~lost))
     return bool(len(finite) > MIN_ROWS_AFTER and finite[-MIN_ROWS_AFTER:].all() and not lost[found:].any())
 
@@ -137,13 +137,13 @@ def _before(optimizer: OptimizerFacts, event: Event, what: str) -> str:
 
 
 def _steps(optimizer: OptimizerFacts, event: Event) -> tuple[int, int]:
-    bad = optimizer.steps[optimizer.nonfinite if optimizer.has_norms else optimizer.loss_lost]
+    bad = optimizer.steps[optimizer.nonfinite if optimizer.has_norms else optimizer.loss_nonfinite]
     return event.step, max(event.step, int(bad[-1]) if len(bad) else event.step)
 
 
 def _when(optimizer: OptimizerFacts, event: Event) -> str:
     """At one step, at several, or from a step to the end."""
-    lost = optimizer.nonfinite | optimizer.loss_lost
+    lost = optimizer.nonfinite | optimizer.loss_nonfinite
     after = lost[optimizer.steps >= event.step]
     if after.sum() <= 1 < len(after):
         return f"at step {event.step}"
@@ -248,7 +248,7 @@ def _norm_overflow(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Fin
 
 def _loss_is_nonfinite(optimizer: OptimizerFacts, step: int) -> bool:
     at = optimizer.steps == step
-    return bool(optimizer.loss_lost[at].any())
+    return bool(optimizer.loss_nonfinite[at].any())
 
 
 def _is_hidden(optimizer: OptimizerFacts, step: int) -> bool:
@@ -313,7 +313,7 @@ def loss_scale(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     if scaled.sum() < 2 * MIN_SCALED_STEPS or late.sum() < LOSS_SCALE_SKIPS * (scaled.sum() - MIN_SCALED_STEPS):
         return None
     steps = optimizer.steps[skipped]
-    bad_loss = skipped & optimizer.loss_logged & ~np.isfinite(optimizer.loss)
+    bad_loss = skipped & optimizer.loss_nonfinite
     if bad_loss.sum() >= 0.5 * skipped.sum():
         event = Event(
             step=int(optimizer.steps[bad_loss][0]), kind="nonfinite", severity="warning", message="", origin="loss"

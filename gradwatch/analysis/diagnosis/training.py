@@ -384,8 +384,7 @@ def _gradient_gone_from(optimizer: OptimizerFacts) -> int | None:
 def _losses_are_lost(optimizer: OptimizerFacts) -> bool:
     """Whether most gradients of exactly 0 stand beside a loss that is not finite, whose backward may give 0."""
     zero = ~optimizer.skipped & (optimizer.total_norm == 0)
-    lost = zero & optimizer.loss_logged & ~np.isfinite(optimizer.loss)
-    return bool(lost.sum() > HALF * zero.sum())
+    return bool((zero & optimizer.loss_nonfinite).sum() > HALF * zero.sum())
 
 
 def _moves(losses: Array) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gradwatch.analysis.frames import is_nonfinite, known_values
+from gradwatch.analysis.frames import is_loss_nonfinite, is_nonfinite, known_values
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.statistics.loss_levels import is_about_zero, medians
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
@@ -132,8 +132,7 @@ class OptimizerHistory:
     def ended_nonfinite(self) -> bool:
         """Whether the norm or the logged loss of the last step is NaN or infinite."""
         last = self.frame.iloc[-1:]
-        lost = last["loss_logged"].to_numpy(bool) & ~np.isfinite(last["loss"].to_numpy(float))
-        return bool((is_nonfinite(last) | lost).any())
+        return bool((is_nonfinite(last) | is_loss_nonfinite(last)).any())
 
     @cached_property
     def losses(self) -> Array:

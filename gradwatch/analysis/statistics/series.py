@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gradwatch.analysis.frames import is_nonfinite
+from gradwatch.analysis.frames import is_loss_nonfinite, is_nonfinite
 from gradwatch.analysis.history import RunReader, rows_per_read
 from gradwatch.analysis.long_runs import ABSENT, LongLayers, long_layers
 from gradwatch.analysis.statistics.quantiles import Array
@@ -62,7 +62,7 @@ def step_series(reader: RunReader, optimizer: str, steps: pd.DataFrame, *, layer
         clipped=steps["clipped"].to_numpy(bool),
         by_value=steps["clip_value"].notna().to_numpy(),
         loss=steps["loss"].to_numpy(float),
-        loss_nonfinite=steps["loss_logged"].to_numpy(bool) & ~np.isfinite(steps["loss"].to_numpy(float)),
+        loss_nonfinite=is_loss_nonfinite(steps),
         learning_rate=steps["learning_rate"].to_numpy(float),
         loss_scale=steps["loss_scale"].to_numpy(float),
         nonfinite=is_nonfinite(steps),
