@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
-from gradwatch.sources.names import MOST_LISTED, pick
+from gradwatch.sources.history import ONLY
+from gradwatch.sources.names import MOST_LISTED, losses_of_parts, of_the_whole, pick, rivals
 
 MOST_NAMED = 12  # columns that a note lists
 WORDS = {
@@ -38,6 +39,7 @@ class Columns:
         validation_loss: of the loss on data that the training did not learn from.
         series: of the layers.
         total_notes: sentences about a computed total norm.
+        rivals: where there is no loss of the whole, of those of two rivals, by the rivals' names.
     """
 
     norm: str | None
@@ -48,6 +50,20 @@ class Columns:
     validation_loss: str | None
     series: layers.LayerSeries
     total_notes: tuple[str, ...]
+    rivals: Mapping[str, str] = field(default_factory=dict)
+
+    def by_optimizer(self) -> Iterator[tuple[str, Columns]]:
+        """The columns of each optimizer by its name: one for each rival, where their losses alone are there."""
+        if self.judges_rivals:
+            for name, loss in self.rivals.items():
+                yield name, replace(self, loss=loss, rivals={})
+        else:
+            yield ONLY, self
+
+    @property
+    def judges_rivals(self) -> bool:
+        """Whether the losses of rivals are all that there is: neither norms nor a reward."""
+        return bool(self.rivals) and not self.has_norms and self.reward is None
 
     @property
     def by_kind(self) -> dict[str, str | None]:
@@ -71,6 +87,8 @@ class Columns:
         """The columns of which a row has to hold one, or is left out: of norms, else the loss, else the reward."""
         if self.has_norms:
             return self.series.columns if self.norm is None else (self.norm,)
+        if self.judges_rivals:
+            return tuple(self.rivals.values())
         return tuple(name for name in (self.loss or self.reward,) if name is not None)
 
     @property
@@ -78,6 +96,8 @@ class Columns:
         """What was taken, in words."""
         if self.norm is None and self.series.columns:
             return "the norms of layers"
+        if self.judges_rivals:
+            return " and ".join(map(repr, self.rivals.values()))
         return repr(self.norm or self.loss or self.reward)
 
     @property
@@ -114,15 +134,19 @@ def choose(
     series = layers.find([name for name in available if name != norm], layers_prefix)
     others = [name for name in available if name not in series.columns]
     total, total_notes = layers.pick_total(others, norm, series, where)
+    apart = rivals(available) if loss is None else {}
+    if apart and (whole := of_the_whole(available, apart.values())):
+        apart, loss = {}, whole
     chosen = Columns(
         norm=total,
         step=pick("step", available, step, where),
-        loss=pick("loss", available, loss, where),
+        loss=None if apart else pick("loss", available, loss, where),
         learning_rate=pick("learning_rate", available, None, where),
         reward=pick("reward", available, None, where),
         validation_loss=pick("validation_loss", available, None, where),
         series=series,
         total_notes=total_notes,
+        rivals=apart,
     )
     if not chosen.of_points:
         listed = ", ".join(map(repr, available[:MOST_LISTED])) or "nothing"
@@ -152,15 +176,32 @@ def told(available: Sequence[str], columns: Columns, *, has_steps: bool = False)
     options = "--norm and --loss" if has_steps else "--norm, --step and --loss"
     if taken:
         yield f"taken: {', '.join(taken)}; {options} choose others"
+    yield from _of_losses(available, columns)
     if columns.step is None and not has_steps:
         yield ROWS_COUNTED
-    missing = [WORDS[kind] for kind, name in names.items() if name is None and kind not in SELDOM]
+    has_loss = columns.loss is not None or columns.judges_rivals
+    known = {kind for kind, name in names.items() if name is not None or (kind == "loss" and has_loss)}
+    missing = [WORDS[kind] for kind in names if kind not in known and kind not in SELDOM]
     if missing:
         yield f"not found: {', '.join(missing)}"
-    yield from _left_out(available, {*names.values(), *columns.series.columns})
+    of_rivals = columns.rivals.values() if columns.judges_rivals else ()
+    yield from _left_out(available, {*names.values(), *columns.series.columns, *of_rivals})
     if not columns.has_norms and (doubtful := [repr(name) for name in available if _OF_GRADIENTS.search(name)]):
         yield f"may be the gradient norm: {', '.join(doubtful[:MOST_NAMED])}; name it with --norm"
     yield from columns.layer_notes
+
+
+def _of_losses(available: Sequence[str], columns: Columns) -> Iterator[str]:
+    """A sentence where the log has losses of parts, and none of the whole."""
+    losses = " and ".join(map(repr, columns.rivals.values()))
+    if columns.judges_rivals:
+        yield f"taken: {losses}, each as the loss of an optimizer of its own; --loss takes one alone"
+    elif columns.rivals:
+        instead = "the norm" if columns.has_norms else "the reward"
+        yield f"{losses} are losses of parts, so {instead} was taken without a loss; --loss takes one of them"
+    elif others := losses_of_parts(available, columns.loss):
+        listed = ", ".join(map(repr, others[:MOST_NAMED]))
+        yield f"{columns.loss!r} may be the loss of a part alone; --loss takes another: {listed}"
 
 
 def _left_out(available: Sequence[str], taken: Collection[str | None]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def read(
     where = repr(files[0].name) if len(files) == 1 else f"{len(files)} event files"
     tags = choose(sorted(by_tag), where, norm, None, loss, layers_prefix)
     return History(
-        list(_points(by_tag, tags)),
+        [replace(point, optimizer=name) for name, own in tags.by_optimizer() for point in _points(by_tag, own)],
         f"{tags.taken} of {where.strip(chr(39))}",
         notes=tuple(told(sorted(by_tag), tags, has_steps=True)),
         layers=tags.series.layers,

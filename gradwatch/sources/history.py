@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+ONLY = "0"
+"""The optimizer of a history that tells of no other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -18,6 +21,7 @@ class Point:
     reward: float | None = None  # of a policy that is trained by it
     wall_time: float = 0.0  # seconds since the epoch; 0: not known
     layers: tuple[float | None, ...] = ()  # norms of `History.layers`; None was not logged
+    optimizer: str = ONLY
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from gradwatch.errors import CannotImport
@@ -108,6 +108,18 @@ _OF_TRAINING = re.compile(r"(?<![^/])(?:train|training)_")
 
 _OF_A_TEST = re.compile(r"(?<![^/])(?:test|eval|evaluation)[_/]")
 
+RIVALS = (
+    (("d", "disc", "dis", "discriminator", "netd", "critic"), ("g", "gen", "generator", "netg")),
+    (
+        ("policy", "actor", "pi", "pg", "policy_gradient"),
+        ("value", "critic", "vf", "v", "q", "qf", "q_function", "value_function", "baseline"),
+    ),
+)
+"""Pairs of parts that each have a loss, and often an optimizer, of their own: of a GAN, and of an actor-critic."""
+
+_NO_PART = {"loss", "losses", "train", "training", "mean", "total"}
+"""What a name such as ``train/loss/g/total`` has beside the part."""
+
 _HELD_OUT = {"eval", "evaluation", "val", "valid", "validation", "test", "testing", "dev", "cv", "holdout", "heldout"}
 
 
@@ -171,6 +183,58 @@ def _candidates(kind: str, available: Sequence[str]) -> list[str]:
         monitored = [name for name in available if _MONITORED_RATE.fullmatch(name)]
         return monitored if len(monitored) == 1 else []
     return []
+
+
+def rivals(available: Sequence[str]) -> dict[str, str]:
+    """The series with the losses of two rivals, by the rivals' names; empty if there are none.
+
+    >>> rivals(["step", "D/loss", "G/loss"]), rivals(["losses/policy_loss", "losses/value_loss"])
+    ({'D': 'D/loss', 'G': 'G/loss'}, {'policy': 'losses/policy_loss', 'value': 'losses/value_loss'})
+    >>> rivals(["loss_D", "val/loss_G"]), rivals(["Loss/scores/G", "Loss/G/loss", "Loss/D/loss"])
+    ({}, {'G': 'Loss/G/loss', 'D': 'Loss/D/loss'})
+    """
+    parts = {name: part for name in available if not _is_held_out(name) and (part := _part_of(name))}
+    for pair in RIVALS:
+        found = [[name for name, part in parts.items() if part.lower() in role] for role in pair]
+        if all(found):
+            chosen = {min(names, key=len) for names in found}
+            return {parts[name]: name for name in parts if name in chosen}
+    return {}
+
+
+def _part_of(name: str) -> str:
+    """The part whose loss a series is; empty if it is no loss.
+
+    >>> [_part_of(name) for name in ("train/loss/G/total", "d_loss", "Loss_D", "policy_gradient_loss", "D/accuracy")]
+    ['G', 'd', 'D', 'policy_gradient', '']
+    """
+    words = re.split(r"[\W_]+", name)
+    plain = [word.lower() for word in words]
+    if "loss" not in plain and "losses" not in plain:
+        return ""
+    return "_".join(word for word in words if word and word.lower() not in _NO_PART)
+
+
+def of_the_whole(available: Sequence[str], apart: Collection[str]) -> str | None:
+    """The loss of the whole, beside losses of rivals; None if there is none.
+
+    >>> of_the_whole(["D/loss", "G/loss", "total_loss"], ["D/loss", "G/loss"])
+    'total_loss'
+    >>> of_the_whole(["D/loss", "G/loss", "kl/loss"], ["D/loss", "G/loss"])
+    """
+    found = pick("loss", [name for name in available if name not in apart], None, "")
+    return None if found is None or _is_of_a_part(found) else found
+
+
+def losses_of_parts(available: Sequence[str], taken: str | None) -> list[str]:
+    """The other series that may be the loss as much as the one that was taken, each of a part.
+
+    >>> losses_of_parts(["box/loss", "seg/loss", "eval/loss"], "box/loss"), losses_of_parts(["loss", "kl/loss"], "loss")
+    (['seg/loss'], [])
+    """
+    if taken is None or not _is_of_a_part(taken):
+        return []
+    return [name for name in _candidates("loss", available) if name != taken]
 
 
 def is_of_held_out_data(row: Mapping[str, Any]) -> bool:

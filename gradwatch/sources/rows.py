@@ -42,9 +42,12 @@ def read(
     columns = choose(available, repr(file.name), norm, step, loss, layers_prefix)
     if step is None:
         columns = replace(columns, step=_step_of_points(rows, columns, repr(file.name)))
-    joined, repeated = _joined(rows, columns, file)
-    _carry_rewards(joined, columns)
-    points = [point for at, each in joined.items() if (point := _point(at, each, columns)) is not None]
+    points: list[Point] = []
+    for optimizer, own in columns.by_optimizer():
+        joined, repeated = _joined(rows, own, file)
+        _carry_rewards(joined, own)
+        found = (_point(at, each, own) for at, each in joined.items())
+        points += [replace(point, optimizer=optimizer) for point in found if point is not None]
     return History(
         points,
         f"{columns.taken} of {file.name}",

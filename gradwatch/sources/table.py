@@ -45,9 +45,10 @@ def read(
         filled = [name for name in table.names if name not in empty]
         with contextlib.suppress(CannotImport):  # there is nothing else
             columns = choose(filled, repr(file.name), norm, step, loss, layers_prefix)
-    points = _points(table, columns, file)
+    found = {name: _points(table, own, file) for name, own in columns.by_optimizer()}
+    points = next(iter(found.values()))
     return History(
-        list(points.values()),
+        [replace(point, optimizer=name) for name, own in found.items() for point in own.values()],
         f"{columns.taken} of {file.name}",
         notes=(*told(list(table.names), columns), *_left_out(table, columns, len(points))),
         layers=columns.series.layers,
@@ -83,7 +84,7 @@ def _left_out(table: _Table, columns: Columns, taken: int) -> Iterator[str]:
         hidden = (
             "; pandas writes NaN to Parquet as an empty cell, so a NaN may be among them" if table.hides_nan else ""
         )
-        what = "norm" if columns.has_norms else "loss" if columns.loss else "reward"
+        what = "norm" if columns.has_norms else "loss" if columns.loss or columns.judges_rivals else "reward"
         yield f"{count(missing, 'row')} without a {what} left out{hidden}"
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from gradwatch.errors import BadArgument, CannotImport
 from gradwatch.sources.lines import LONGEST_PRINTED, printed_lines
+from gradwatch.sources.names import RIVALS, rivals
 
 GROUPS = {"step": "step", "norm": "grad_norm", "loss": "loss", "lr": "lr", "reward": "reward"}
+_SERIES = GROUPS | {"d": "D/loss", "g": "G/loss"}  # the series of each group, of the patterns here as well
 _N = r"[-+]?(?:\d[\d.]*+(?:[eE][-+]?\d++)?+|nan|inf)"
 
 # Atomic groups, (?>...), keep a hostile line from taking more than quadratic time.
@@ -66,6 +68,8 @@ PATTERNS = {
     # A line for each number, below the line of the step.
     "OLMo": rf"\[step=(?P<step>\d+)/(?=(?>.*?\btrain/CrossEntropyLoss=(?P<loss>{_N})))"
     rf"(?:(?=(?>.*?\boptim/learning_rate_group0=(?P<lr>{_N})))|)(?>.*?\boptim/total_grad_norm=(?P<norm>{_N}))",
+    "PyTorch's DCGAN example": rf"\[(?P<passed>\d+)/\d+\]\[(?P<step>\d+)/(?P<of>\d+)\]\s+Loss_D: (?P<d>{_N})"
+    rf"\s+Loss_G: (?P<g>{_N})",
     "the Transformers Trainer": rf"'loss': '?(?P<loss>{_N})'?,(?>.*?'grad_norm': '?(?P<norm>{_N})'?)?"
     rf"(?>,.*?'learning_rate': '?(?P<lr>{_N}))?(?>.*?'reward': '?(?P<reward>{_N}))?",
 }
@@ -101,6 +105,14 @@ _NAMED = {
 NAMED = "names before values"
 _NEEDED = ({"norm", "loss"}, {"norm", "step"}, {"loss", "step"}, {"loss", "epoch"})  # of a line, one of these
 LEAST_NAMED = 2  # lines of names: a single one may be a setting
+
+_PARTS = "|".join(part.replace("_", "[_ ]") for pair in RIVALS for role in pair for part in role)
+_OF_RIVAL = re.compile(
+    rf"(?<![\w./])(?:(?:train|training)[ _/-])?(?:(?P<before>{_PARTS})[ _/-]?loss|loss[ _/-]?(?P<after>{_PARTS}))"
+    rf":?{_IS}(?P<value>{_N})(?![\w.])",
+    re.IGNORECASE,
+)
+"""The loss of one of two rivals, such as ``D loss: 0.5`` and ``loss_G=2.1``."""
 
 _ABBREVIATED = {"K": "e3", "M": "e6", "B": "e9", "T": "e12"}
 _HEADER = re.compile(r"\[step=\d+/\d+")  # a line whose numbers stand below it, indented
@@ -157,9 +169,11 @@ def notes(found: Sequence[Mapping[str, Any]], of_rows: Sequence[str]) -> tuple[s
     >>> notes([{"grad_norm": "1.0", "loss": "2"}], ["taken: ...", "not found: the learning rate"])
     ('taken: the norm and the loss', 'not found: the learning rate')
     """
-    words = {"grad_norm": "norm", "step": "step", "loss": "loss", "lr": "learning rate", "reward": "reward"}
+    words = {"grad_norm": "the norm", "step": "the step", "loss": "the loss", "lr": "the learning rate"}
+    words["reward"] = "the reward"
     names = dict.fromkeys(name for row in found for name in row)
-    taken = " and ".join(f"the {words[name]}" for name in words if name in names)
+    words |= {name: f"{name.removesuffix('/loss')!r}'s loss" for name in names if name.endswith("/loss")}
+    taken = " and ".join(words[name] for name in words if name in names)
     return (f"taken: {taken}", *(note for note in of_rows if not note.startswith("taken: ")))
 
 
@@ -226,16 +240,32 @@ def _with_norm(found: Sequence[Mapping[str, Any]]) -> int:
 
 def _named_row(text: str) -> dict[str, Any]:
     matches = {name: match for name, pattern in _NAMED.items() if (match := pattern.search(text)) is not None}
-    if not any(needed <= set(matches) for needed in _NEEDED):
-        return {}
     loss = _loss(text)
-    if "norm" not in matches and (loss is None or _HELD_OUT_BEFORE.search(text[: loss.start()])):
+    apart = _losses_of_rivals(text) if loss is None else {}
+    if not any(needed <= {*matches, *(("loss",) if apart else ())} for needed in _NEEDED):
+        return {}
+    first = loss or next(iter(apart.values()), None)
+    if "norm" not in matches and (first is None or _HELD_OUT_BEFORE.search(text[: first.start()])):
         return {}
     matches = {name: match for name, match in matches.items() if name != "loss"} | ({"loss": loss} if loss else {})
     values = {
         name: match["value"] or match["bare"] if name == "norm" else match["value"] for name, match in matches.items()
     }
+    values |= {f"{name}/loss": match["value"] for name, match in apart.items()}
     return {GROUPS.get(name, name): str(value).rstrip(".,;") for name, value in values.items()}
+
+
+def _losses_of_rivals(text: str) -> dict[str, re.Match[str]]:
+    """The losses of two rivals in a line, by the rivals' names; empty if there are none.
+
+    >>> {name: match["value"] for name, match in _losses_of_rivals("[Batch 4/9] [D loss: 1.3] [G loss: 0.6]").items()}
+    {'D': '1.3', 'G': '0.6'}
+    >>> _losses_of_rivals("Loss_CE: 2.470 | Loss_D: 0.184")
+    {}
+    """
+    found = {(match["before"] or match["after"]): match for match in _OF_RIVAL.finditer(text)}
+    chosen = rivals([f"{name}/loss" for name in found])
+    return {name: found[series.removesuffix("/loss")] for name, series in chosen.items()}
 
 
 def _loss(text: str) -> re.Match[str] | None:
@@ -285,6 +315,6 @@ def _row(match: re.Match[str]) -> dict[str, Any]:
     if passed is not None and of is not None:  # the tool counts the steps of each epoch anew
         found["step"] = str(int(passed) * int(of) + int(found["step"]))
     return of_epoch | {
-        GROUPS[name]: value[:-1] + _ABBREVIATED[value[-1]] if value[-1:] in _ABBREVIATED else value
+        _SERIES[name]: value[:-1] + _ABBREVIATED[value[-1]] if value[-1:] in _ABBREVIATED else value
         for name, value in found.items()
     }

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,23 +62,26 @@ def write(history: History, run: Path, optimizer_class: str = "", moment: str | 
     possible = [point for point in history.points if point.norm is None or not point.norm < 0]
     points, repeated = _in_order(possible)
     _check_steps(points, history.source)
-    every = _spacing(points)
+    every = _spacing([point for point in points if point.optimizer == points[0].optimizer])
     has_norms = any(point.norm is not None for point in points)
     moment = (moment or history.moment) if has_norms else NOT_LOGGED
     notes = (*history.notes, *_negative_notes(len(history.points) - len(possible)), *_notes(repeated, every, moment))
     if not optimizer_class:
         notes += _optimizer_notes(history)
     optimizer_class = optimizer_class or history.optimizer
-    detectors = detectors_for(optimizer_class)
+    optimizers = dict.fromkeys(point.optimizer for point in possible)
+    detectors = {name: detectors_for(optimizer_class) for name in optimizers}
     parameters = tuple(ParameterInfo(name=name, shape=()) for name in history.layers)
     records = [_record(point, parameters) for point in points]
-    events = [event for record in records for detector in detectors for event in detector.update(record)]
+    events = [
+        event for record in records for detector in detectors[record.optimizer] for event in detector.update(record)
+    ]
     meta = _meta(history, points) | {"moment": moment, "every": str(every)}
     known = {} if history.learning_rate is None else {"lr": history.learning_rate}
     with tempfile.TemporaryDirectory(prefix="gradwatch-") as aside:
-        _write_store(Path(aside), meta, (optimizer_class, known), records, events)
+        _write_store(Path(aside), meta, dict.fromkeys(optimizers, (optimizer_class, known)), records, events)
         _put_in_place(Path(aside) / FILE_NAME, run)
-    return Imported(run, len(points), every, len({event.key for event in events}), notes)
+    return Imported(run, len({point.step for point in points}), every, len({event.key for event in events}), notes)
 
 
 def _meta(history: History, points: Sequence[Point]) -> dict[str, str]:
@@ -142,16 +145,16 @@ def _refuse_existing(run: Path) -> None:
 def _write_store(
     folder: Path,
     meta: dict[str, str],
-    optimizer: tuple[str, dict[str, Any]],
+    optimizers: Mapping[str, tuple[str, dict[str, Any]]],
     records: Sequence[StepRecord],
     events: Sequence[Event],
 ) -> None:
     writer = StoreWriter(folder)
     try:
-        writer.begin_attempt(meta, {"0": optimizer})
+        writer.begin_attempt(meta, optimizers)
         writer.set_first_step(records[0].step)
         if records[0].layers is not None:
-            writer.add_parameters("0", records[0].layers.parameters)
+            writer.add_parameters(records[0].optimizer, records[0].layers.parameters)
         for start in range(0, len(records), BATCH):
             writer.append(records[start : start + BATCH])
         writer.append([], events)
@@ -179,9 +182,9 @@ def _put_in_place(store: Path, run: Path) -> None:
 
 
 def _in_order(points: Sequence[Point]) -> tuple[list[Point], int]:
-    """The points by step, the last of each step, and how many were left out."""
-    latest = {point.step: point for point in points}
-    return [latest[step] for step in sorted(latest)], len(points) - len(latest)
+    """The points by step, the last of each step and optimizer, and how many were left out."""
+    latest = {(point.step, point.optimizer): point for point in points}
+    return sorted(latest.values(), key=lambda point: point.step), len(points) - len(latest)
 
 
 def _spacing(points: Sequence[Point]) -> int:
@@ -194,6 +197,7 @@ def _spacing(points: Sequence[Point]) -> int:
 def _record(point: Point, parameters: tuple[ParameterInfo, ...]) -> StepRecord:
     return StepRecord(
         step=point.step,
+        optimizer=point.optimizer,
         wall_time=point.wall_time if abs(point.wall_time) <= LATEST else 0.0,
         total_norm=math.nan if point.norm is None else point.norm,
         nonfinite=0 if point.norm is None or math.isfinite(point.norm) else 1,

@@ -240,7 +240,7 @@ def test_neither_a_part_of_a_printed_loss_nor_a_held_out_one_is_taken(tmp_path, 
 
 def test_of_several_printed_losses_with_names_none_is_taken(tmp_path):
     with pytest.raises(CannotImport, match="has no line like those"):
-        points_of(tmp_path, "a.txt", "Epoch 1 D loss: 0.5, G loss: 3.0\nEpoch 2 D loss: 0.4, G loss: 3.1\n")
+        points_of(tmp_path, "a.txt", "Epoch 1 KL loss: 0.5, rec loss: 3.0\nEpoch 2 KL loss: 0.4, rec loss: 3.1\n")
     (tmp_path / "b.txt").write_text("step 1 D loss: 0.5 G loss: 3.0 grad norm: 1.5\n" * 2)
     assert {(point.norm, point.loss) for point in read([tmp_path / "b.txt"]).points} == {(1.5, None)}
 
