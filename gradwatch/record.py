@@ -42,6 +42,7 @@ ClipFault: TypeAlias = Literal[
     "no-gradients",  # what was clipped had no gradient, before or at the step
     "no-parameters",  # clipped an empty list
     "micro-batch",  # clipped more than once while the gradients accumulated
+    "part",  # clipped a part of the parameters only, which left the total norm above the threshold
 ]
 Origin: TypeAlias = Literal["loss", "backward", "weights"]
 

@@ -18,15 +18,16 @@ _TOLD: dict[ClipFault, str] = {
     "no-parameters": "clipping was given no parameters",
     "micro-batch": "clipping was called several times while the gradients accumulated; total_norm is that of the last"
     " call, after the earlier calls had clipped",
+    "part": "clipping was given a part of the parameters; the norm of all of them stays above the threshold",
 }
 
 
 class IneffectiveClipping:
     """A clip call in the wrong place, judged from the order of calls and not from the numbers.
 
-    It is reported at once, and again after `QUIET_STEPS` steps without it. Clipping at every micro-batch does
-    clip, though something else than intended: information. All other faults are warnings, because the run
-    trains without the guard that its author relies on.
+    It is reported at once, and again after `QUIET_STEPS` steps without it. Clipping at every micro-batch, or of a
+    part of the parameters, does clip, though maybe something else than intended: information. All other faults are
+    warnings, because the run trains without the guard that its author relies on.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class IneffectiveClipping:
             event_at(
                 record,
                 kind="ineffective-clipping",
-                severity="info" if fault == "micro-batch" else "warning",
+                severity="info" if fault in ("micro-batch", "part") else "warning",
                 message=_TOLD[fault].format(
                     scale=number(record.loss_scale or 1.0, 6), threshold=number(threshold or 0.0)
                 ),

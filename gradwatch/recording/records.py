@@ -42,6 +42,9 @@ Columns: TypeAlias = dict[str, NDArray[np.float64]]
 ENTRIES = "entries"
 """A column of the sentinels of several processes: how many entries of each this process holds."""
 
+PART = 1.1
+"""Times the threshold: a total norm that a clip call leaves above it was clipped in part. Rounding explains less."""
+
 
 class ClippingNumbers(NamedTuple):
     """How the gradients of one step were clipped: `gradwatch.clip.Clipping` in plain numbers.
@@ -253,7 +256,10 @@ def _record(
     # A NaN norm of a gradient that is there has its non-finite entries counted, an absent one has none.
     norm = found["norm"] if numbers.with_gradient is None else found["norm"][numbers.with_gradient]
     nonfinite = np.nansum(found["nonfinite"]) if "nonfinite" in found else np.count_nonzero(~np.isfinite(norm))
-    total_norm = total(norm)
+    total_norm, late = total(norm), numbers.late
+    fault = late.clip_fault
+    if fault is None and ranks is None and _clips_a_part(late.clippings, total_norm):
+        fault = "part"
     return StepRecord(
         step=numbers.step,
         optimizer=optimizer,
@@ -261,11 +267,11 @@ def _record(
         wall_time=numbers.wall_time,
         total_norm=total_norm,
         nonfinite=int(nonfinite),
-        loss=numbers.late.loss,
+        loss=late.loss,
         learning_rates=numbers.learning_rates,
         loss_scale=numbers.loss_scale,
         skipped=numbers.skipped,
-        clip_fault=numbers.late.clip_fault,
+        clip_fault=fault,
         layers=LayerStats(parameters=infos[: len(found["norm"])], **columns),
         weights=weights,
         ranks=ranks,
@@ -273,7 +279,7 @@ def _record(
         magnitudes=_magnitudes(numbers),
         sentinels=_sentinels(numbers, len(found["norm"])),
         **_updates(numbers, len(found["norm"])),
-        **_clipping_columns(numbers.late.clippings, total_norm),
+        **_clipping_columns(late.clippings, total_norm),
     )
 
 
@@ -551,6 +557,22 @@ def _clipping_columns(clippings: Sequence[ClippingNumbers], total_norm: float) -
     elif otherwise:
         columns |= {"clip_coef": min(otherwise)}
     return columns
+
+
+def _clips_a_part(clippings: Sequence[ClippingNumbers], total_norm: float) -> bool:
+    """Whether the only clip call of a step read a far smaller norm than that of all gradients, above the threshold.
+
+    >>> _clips_a_part([ClippingNumbers(max_norm=1.0, coefficient=0.5)], 8.0)
+    True
+    >>> _clips_a_part([ClippingNumbers(max_norm=1.0, coefficient=0.125)], 8.0)
+    False
+    """
+    if len(clippings) != 1 or clippings[0].norm_type is not None:
+        return False  # several calls may clip all of them, part by part
+    (clipping,) = clippings
+    if clipping.max_norm is None or clipping.coefficient is None:
+        return False
+    return total_norm > PART * clipping.max_norm and clipping.coefficient * total_norm > PART * clipping.max_norm
 
 
 def _value_columns(by_value: Sequence[ClippingNumbers]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
@@ -27,7 +28,7 @@ LEARNT = 0.5  # of the first loss
 STARVED_ENTRIES = 0.5  # share of the entries
 STARVED_COEF = 0.02  # clip coefficient: for an optimizer that follows the gradient the rest hardly moves
 IDLE_RATIO = 2.0  # times the largest norm: a threshold that never acts
-CHANGED_STEPS = 0.5  # share of the steps
+CHANGED_STEPS, MIN_CHANGED_STEPS = 0.1, 5  # share of the steps, and steps: few changes may be a test of the script
 
 
 def _coefs(optimizer: OptimizerFacts) -> Array:
@@ -273,6 +274,8 @@ def ineffective_clipping(facts: Facts, optimizer: OptimizerFacts) -> Finding | N
     fault = str(faults.mode().iloc[0]) if len(faults) else ""
     if fault == "micro-batch":
         return _clipped_while_accumulating(facts, optimizer, events, len(faults))
+    if fault == "part":
+        return _clipped_in_part(facts, optimizer, events, faults)
     events = [e for e in events if e.severity != "info"]
     if not events:
         return None
@@ -340,10 +343,34 @@ def _clipped_while_accumulating(
     )
 
 
+def _clipped_in_part(
+    facts: Facts, optimizer: OptimizerFacts, events: Sequence[Event], faults: pd.Series[str]
+) -> Finding | None:
+    """The call clips some of the parameters, again and again, while the norm of all is above the threshold."""
+    found = optimizer.frame.loc[faults.index[faults == "part"]]
+    if len(found) < MIN_STEPS:
+        return None
+    threshold = float(found["max_norm"].iloc[-1])
+    return Finding(
+        code="ineffective-clipping",
+        severity="info",
+        certainty="shown",
+        what=f"the clip call gets a part of the parameters{facts.of(optimizer)} only: at {len(found)} of"
+        f" {len(optimizer.frame)} steps the total norm is above the threshold, {number(threshold, 6)}, and stays there",
+        optimizer=optimizer.name,
+        steps=(events[0].step, int(optimizer.steps[-1])),
+        evidence={"steps_with_fault": Quantity(len(found), "steps"), "fault": Quantity("part", "cause")},
+        cause="the call is given one parameter group (optimizer.param_groups[0]) or one module of several",
+        remedy="pass the parameters of all groups to one call; where only this part is meant to be clipped, nothing is"
+        " wrong",
+        confirm="print the norm of all gradients after the clip call",
+    )
+
+
 def clipped_by_script(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Report gradients that something other than a clip call changes between backward and the step."""
     changed, made = optimizer.changed_steps, len(optimizer.frame)
-    if changed is None or made < 5 or changed < CHANGED_STEPS * made:
+    if changed is None or changed < max(MIN_CHANGED_STEPS, CHANGED_STEPS * made):
         return None
     return Finding(
         code="clipped-by-script",

@@ -20,6 +20,7 @@ from gradwatch.text import count, number, share
 
 LARGE_UPDATE_RATIO = 0.02  # of a parameter's norm, median
 FEW_SAMPLES = 5  # needed of weights
+MIN_LATER_SAMPLES = 2  # of the second half of a run: by default every 50th step is sampled
 MOVES_TOO_FAR = (  # cause, remedy and how to confirm it
     "the learning rate of these parameters is too high for their size: a parameter group with its own rate, very small"
     " initial weights, or a rate tuned for other layers",
@@ -212,7 +213,7 @@ def updates_out_of_proportion(facts: Facts, optimizer: OptimizerFacts) -> Findin
     """Report matrices that updates change far more or far less than others of their type."""
     common = optimizer.updates.index.intersection(optimizer.weights.index)
     later = common[len(common) // 2 :]  # weights that begin at 0 change a lot at first
-    if len(later) < FEW_SAMPLES:
+    if len(later) < MIN_LATER_SAMPLES:
         return None
     weights, updates = optimizer.weights.loc[common], optimizer.updates.loc[later]
     found = out_of_proportion(

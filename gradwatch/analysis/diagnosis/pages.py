@@ -351,7 +351,8 @@ PAGES: dict[str, Page] = {
         meaning="The call runs in the wrong place or on the wrong parameters. The optimizer gets gradients that were"
         " not clipped as intended, or only those are clipped that it never gets. If each micro-batch is clipped while"
         " gradients accumulate, the finding is information: the call clips, but shrinks the earlier micro-batches more"
-        " often than the later ones.",
+        " often than the later ones. It is information as well if the call gets a part of the parameters only, such as"
+        " one of several groups, while the norm of all of them is above the threshold.",
         example="`clip_grad_norm_` after `optimizer.step()`, before `scaler.unscale_(optimizer)`, or given `p.grad`"
         " instead of `p`.",
         confirm="Run `gradwatch doctor SCRIPT`, which lists the clip calls and whether each takes effect.",

@@ -15,7 +15,7 @@ from gradwatch.text import count
 
 MIN_OPTIMIZERS = 3  # one after another: two are a change of the optimizer, which is usual
 MIN_STEPS = 3  # of each
-MIN_BRIEF = 10  # optimizers of fewer steps each: where one of them ended is not known
+MIN_BRIEF = 10  # optimizers of fewer steps each, or of an unknown rule: where one of them ended is not known
 CONTINUED = 0.25  # of the distance from the first norm of the weights: how far from its end the next one may begin
 MOST = 0.8  # of the pairs
 
@@ -36,7 +36,7 @@ def _in_turn(group: Sequence[OptimizerFacts]) -> list[OptimizerFacts]:
     pairs = list(itertools.pairwise(ordered))
     if len(ordered) < MIN_OPTIMIZERS or not all(_clock(a)[-1] <= _clock(b)[0] for a, b in pairs):
         return []
-    if len(ordered[0].frame) < MIN_STEPS:
+    if len(ordered[0].frame) < MIN_STEPS or not all(_are_ends_known(optimizer) for optimizer in ordered):
         return ordered if _walk(ordered) else []
     start = _weight_norms(ordered[0])[0]
     went_on = sum(_goes_on(a, b, start) for a, b in pairs)
@@ -44,7 +44,7 @@ def _in_turn(group: Sequence[OptimizerFacts]) -> list[OptimizerFacts]:
 
 
 def _walk(ordered: Sequence[OptimizerFacts]) -> bool:
-    """Whether the weights of many brief optimizers begin near those of the one before, and far from the first.
+    """Whether the weights of many optimizers begin near those of the one before, and far from the first.
 
     New models begin as far from one another as from the first, and copies of one model begin alike.
     """
@@ -63,6 +63,11 @@ def _clock(optimizer: OptimizerFacts) -> Array:
 def _weight_norms(optimizer: OptimizerFacts) -> Array:
     norms: Array = optimizer.frame["weight_norm"].to_numpy(float)
     return norms
+
+
+def _are_ends_known(optimizer: OptimizerFacts) -> bool:
+    """Whether the norm of the weights is known at the first and the last step; it is of optimizers of known rules."""
+    return bool(np.isfinite(_weight_norms(optimizer)[[0, -1]]).all())
 
 
 def _goes_on(before: OptimizerFacts, after: OptimizerFacts, start: float) -> bool:

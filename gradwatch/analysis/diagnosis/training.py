@@ -547,33 +547,36 @@ def stale_optimizer(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     is_another = optimizer.trained_instead is not None
     if not len(optimizer.present) and not _only_unnamed(optimizer) and not is_another:
         return None
-    absent = _never_present(optimizer)
+    absent, gone_from = _never_present(optimizer), None
+    if not absent and facts.without_optimizer:
+        absent, gone_from = _absent_since(optimizer)
     stale = [name for name in absent if is_another or _is_gone(facts, name)]
     if not stale:
         return None
     share = _share_of_entries(optimizer, absent)
     if share < HALF:
         return None
+    never = "never get a gradient" if gone_from is None else f"get no gradient from step {gone_from} on"
     return Finding(
         code="stale-optimizer",
         severity="critical" if share >= MOST_STEPS else "warning",
         certainty="shown" if facts.without_optimizer else "likely",
-        what=f"{facts.by(optimizer)} holds parameters that never get a gradient ({listed(stale)}), while another"
+        what=f"{facts.by(optimizer)} holds parameters that {never} ({listed(stale)}), while another"
         f" {optimizer.trained_instead} of the same shapes, which no optimizer holds, gets gradients: it is not trained"
         if is_another
-        else f"{facts.by(optimizer)} holds parameters that are not the model's ({listed(stale)}) and never get a"
-        " gradient: the model is not trained",
+        else f"{facts.by(optimizer)} holds parameters that are not the model's ({listed(stale)}) and {never}:"
+        " the model is not trained",
         optimizer=optimizer.name,
         parameters=(*facts.without_optimizer, *stale),
-        steps=optimizer.span,
+        steps=optimizer.span if gone_from is None else (gone_from, int(optimizer.steps[-1])),
         evidence={
             "entries_without_gradient": Quantity(share, "share of the optimizer's entries"),
             "parameters_without_optimizer": Quantity(len(facts.without_optimizer), "parameters"),
         },
-        cause="the script replaced layers after it created the optimizer: a new head, resized embeddings, pruning, or"
-        " a model that it copied, wrapped or loaded again",
-        remedy="create the optimizer after the last change to the model, or add the new parameters with"
-        " optimizer.add_param_group",
+        cause="the script replaced parameters after it created the optimizer: a new head, resized embeddings, pruning,"
+        " weights that were loaded with assign=True, or a model that it copied, wrapped or loaded again",
+        remedy="create the optimizer after the last change to the model; for a layer that is added later, pass its"
+        " parameters to optimizer.add_param_group, and for a model that is replaced, create an optimizer with it",
         confirm="compare the ids of model.parameters() with those of optimizer.param_groups",
     )
 
@@ -600,6 +603,16 @@ def _never_present(optimizer: OptimizerFacts) -> list[str]:
         names = [str(name) for name in optimizer.present.columns[~optimizer.present.any(axis=0).to_numpy()]]
     by_design = optimizer.frozen | _empty(optimizer)
     return [name for name in names if name not in by_design]
+
+
+def _absent_since(optimizer: OptimizerFacts) -> tuple[list[str], int | None]:
+    """The parameters of an optimizer none of which has a gradient from some step to the end, and that step."""
+    gone_from = _gradient_gone_from(optimizer)
+    later = optimizer.present[optimizer.present.index >= (gone_from or 0)].to_numpy()
+    if gone_from is None or not len(later) or later.any():
+        return [], None
+    by_design = optimizer.frozen | _empty(optimizer)
+    return [name for name in optimizer.names if name not in by_design], gone_from
 
 
 def _norms_are_zero(optimizer: OptimizerFacts) -> bool:

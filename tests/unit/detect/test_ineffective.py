@@ -24,7 +24,7 @@ def test_a_fault_of_clipping_is_one_event_until_it_has_been_away():
 def test_every_fault_is_told(fault):
     record = dataclasses.replace(stream([2.0])[0], clip_fault=fault, loss_scale=1024.0, max_norm=1e-3)
     (event,) = IneffectiveClipping().update(record)
-    assert event.severity == ("info" if fault == "micro-batch" else "warning")
+    assert event.severity == ("info" if fault in ("micro-batch", "part") else "warning")
     assert re.match("clipping was|the clipped parameters", event.message)
     if fault == "before-unscale":
         assert "loss scale 1024" in event.message

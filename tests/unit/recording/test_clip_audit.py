@@ -51,3 +51,29 @@ def test_a_clip_call_that_is_given_the_gradients_clips_nothing(tmp_path, of, fau
             optimizer.step()
     faults = gradwatch.Run(tmp_path / "run").steps()["clip_fault"]
     assert {None if not isinstance(one, str) else one for one in faults} == {fault}
+
+
+GROUPS = {
+    "the first group": [[0]],
+    "all groups": [[0, 1]],
+    "one after the other": [[0], [1]],
+    "the last group, which has most of the norm": [[1]],
+}
+
+
+@pytest.mark.parametrize(("calls", "found"), [(g, g == [[0]]) for g in GROUPS.values()], ids=list(GROUPS))
+def test_a_clip_call_for_a_part_of_the_parameters_is_told(tmp_path, calls, found):
+    torch.manual_seed(0)
+    model = nn.Linear(40, 40)
+    optimizer = torch.optim.SGD([{"params": [model.bias]}, {"params": [model.weight]}], lr=0.01)
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        for _ in range(30):
+            optimizer.zero_grad()
+            (model(10 * torch.randn(4, 40)) - 100).square().mean().backward()
+            for groups in calls:
+                clip_grad_norm_([p for g in groups for p in optimizer.param_groups[g]["params"]], 1.0)
+            optimizer.step()
+    run = Run(tmp_path / "run")
+    assert set(run.steps()["clip_fault"].dropna()) == ({"part"} if found else set())
+    told = [f for f in run.diagnosis() if f.code == "ineffective-clipping"]
+    assert [(f.severity, f.evidence["fault"].value) for f in told] == ([("info", "part")] if found else [])

@@ -62,8 +62,10 @@ def test_updates_out_of_proportion_name_the_matrices(tmp_path):
         ("not finite", [1.0, math.nan], [1e-3, math.inf]),
     ]:
         assert "updates-out-of-proportion" not in codes(run_of(tmp_path / name, with_weights(down, sizes, updates)))
-    few = with_weights(down[:80], [1.0, 1.0], [1e-3, 0.1])
-    assert "updates-out-of-proportion" not in codes(run_of(tmp_path / "few samples", few))
+    short = with_weights(down[:200], [1.0, 1.0], [1e-3, 0.1], every=50)
+    assert "updates-out-of-proportion" in codes(run_of(tmp_path / "short", short))
+    one = with_weights(down[:100], [1.0, 1.0], [1e-3, 0.1], every=50)
+    assert "updates-out-of-proportion" not in codes(run_of(tmp_path / "one later sample", one))
 
 
 def test_a_matrix_that_hardly_changes_beside_larger_entries_is_named(tmp_path):

@@ -93,6 +93,14 @@ def test_an_optimizer_for_each_batch(tmp_path, steps):
     assert "too-short" not in codes(run)
 
 
+@pytest.mark.parametrize(("weights", "found"), [("model", True), ("net()", False), ("copy.deepcopy(model)", False)])
+def test_an_optimizer_whose_rule_is_not_known_for_each_file(tmp_path, weights, found):
+    """Of Adamax the weights are known where they are sampled, at the first step of each."""
+    adamax = "torch.optim.Adamax(weights.parameters(), lr=5e-3)"
+    run = brief(tmp_path, weights=weights, optimizer=adamax, steps=12, turns=14)
+    assert ("optimizer-recreated" in codes(run)) == found
+
+
 @pytest.mark.parametrize(
     "more",
     [

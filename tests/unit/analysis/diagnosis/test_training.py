@@ -163,6 +163,17 @@ def test_an_optimizer_of_parameters_that_are_gone(tmp_path):
     assert codes(run_of(tmp_path / "alone", stale()))[0] == "stale-optimizer"
 
 
+@pytest.mark.parametrize(("meta", "expected"), [(["0.weight"], "stale-optimizer"), ([], "zero-gradients")])
+def test_a_model_that_is_replaced_later_leaves_its_optimizer_behind(tmp_path, meta, expected):
+    names = parameters("0.weight", "0.bias")
+    gone = with_layers(stream([0.0] * 200, first_step=100), [0.0, 0.0], names, present=[False, False])
+    records = with_layers(calm(100), [1.0, 0.5], names) + gone
+    run = run_of(tmp_path, records, meta={"parameters_without_optimizer": json.dumps(meta)})
+    found = the(run, expected)
+    assert found.steps == (100, 299)
+    assert not ({"stale-optimizer", "zero-gradients"} - {expected}) & set(codes(run))
+
+
 def test_an_optimizer_of_a_model_whose_copy_is_trained(tmp_path):
     """The recording of a script knows the model that the optimizer holds; one that attaches knows the copy."""
     records = with_layers(stream([0.0] * 100), [0.0, 0.0], parameters("0.weight", "0.bias"), present=[False, False])
