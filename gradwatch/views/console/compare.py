@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from rich.console import Group
 from rich.text import Text
 
 from gradwatch.analysis.differences import Difference, differing_settings
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.text import number, share, threshold_text
-from gradwatch.views.console.draw import Axis, axis_of, beside, chart, loss_axis_of, with_axis
+from gradwatch.views.console.draw import Axis, axis_of, beside, chart, cut_legend, loss_axis_of, with_axis
 from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
 from gradwatch.views.parting import sentences
 
@@ -33,12 +34,12 @@ _NUMBERS: tuple[tuple[str, Callable[[RunSummary], str]], ...] = (
     ("clipped", lambda run: share(run.clipping.clipped_fraction)),
     ("not finite", lambda run: str(run.nonfinite_steps)),
     ("loss first", lambda run: number(None if run.loss is None else run.loss.first)),
-    ("loss last", lambda run: number(None if run.loss is None else run.loss.end)),
+    ("loss at end", lambda run: number(None if run.loss is None else run.loss.end)),
 )
 
 _MOST_TELLING = (
     "verdict",
-    "loss last",
+    "loss at end",
     "median norm",
     "max norm",
     "threshold",
@@ -138,7 +139,8 @@ def _panels(curve: _Curve, everyone: Sequence[RunSummary], row: Sequence[RunSumm
         lines = with_axis(chart(values, bad, columns, _HEIGHT, screen.ink, axis, curve.style), axis, screen.ink)
         panel = [Text(f"{curve.title}: {name}".ljust(width + 10), "bold"), *lines]
         panels.append(panel)
-    return beside(panels)
+    shown = np.concatenate([getattr(run.series, curve.name) for run in row])
+    return [*beside(panels), *cut_legend(shown, axis, screen.ink)]
 
 
 @dataclass(frozen=True, slots=True)

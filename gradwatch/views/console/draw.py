@@ -48,6 +48,10 @@ class Axis:
             span = max(math.log(self.high) - math.log(self.low), 1e-9)
             return np.asarray((np.log(values) - math.log(self.low)) / span)
 
+    def is_above(self, values: Array) -> NDArray[np.bool_]:
+        """Whether values lie above the high end, by more than rounding."""
+        return np.asarray(values > self.high + 0.001 * abs(self.high), bool)
+
 
 def chart(
     values: Array,
@@ -75,7 +79,7 @@ def chart(
     tops, marks = spike_safe(values, width), any_in(bad, width)
     axis = axis or axis_of(values)
     levels = _eighths(axis.places(tops), height)
-    above = tops > axis.high + 0.001 * abs(axis.high)
+    above = axis.is_above(tops)
     return [
         Text.assemble(
             *(
@@ -141,6 +145,12 @@ def loss_axis_of(*series: Array) -> Axis:
     if not len(finite) or ((finite >= 0).all() and (finite > 0).any()):
         return axis_of(*series)
     return Axis(float(finite.min()), float(finite.max()), logarithmic=False)
+
+
+def cut_legend(values: Array, axis: Axis, ink: Ink) -> list[Text]:
+    """What the mark of a column above the axis means, if there is one."""
+    is_cut = axis.is_above(values[np.isfinite(values)]).any()
+    return [Text(f"  {ink.over} above {number(axis.high)}, where the chart ends", "red")] if is_cut else []
 
 
 def heat(norms: Array, bad: NDArray[np.bool_], level: float | None, width: int, ink: Ink) -> Text:

@@ -37,14 +37,17 @@ def layer_table(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
     if len(beginning) > room and more and len(beginning) + more[0].cell_len + 2 <= screen.width:
         more[0] = Text(f"{beginning}; {more[0].plain}", "dim")
         beginning = ""
+    norms, bad = summary.series.layer_norm, summary.series.layer_nonfinite
+    curves = [chart(norms[:, i].astype(float), bad[:, i], history, 1, screen.ink)[0] for i in shown]
     lines = [Text(f"{head} history", "bold").append(_cut(beginning, room, screen), "dim")]
-    for index, name in zip(shown, names, strict=True):
+    cut = f"  {screen.ink.over} off scale"
+    if any(screen.ink.over in curve.plain for curve in curves) and lines[0].cell_len + len(cut) <= screen.width:
+        lines[0].append(cut, "dim")
+    for index, name, curve in zip(shown, names, curves, strict=True):
         line = Text(f"{name} ")
         for _, width, text in columns:
             line.append(f"{text(summary.layers[index]):>{width}} ")
-        norms = summary.series.layer_norm[:, index].astype(float)
-        bad = summary.series.layer_nonfinite[:, index]
-        lines.append(line.append(" ").append_text(chart(norms, bad, history, 1, screen.ink)[0]))
+        lines.append(line.append(" ").append_text(curve))
     if summary.quantile_error is not None:
         more = [Text(f"medians and p99 of layers within {share(summary.quantile_error)} of exact", "dim"), *more]
     return [*lines, *more]
@@ -100,7 +103,10 @@ def layer_strip(summary: RunSummary, screen: Screen, rows: int) -> list[Text]:
     widest = 30 if screen.width >= 110 else _name_width(screen)
     _, labels = screen.fit_layers([_group_label([summary.layers[i].name for i in group]) for group in groups], widest)
     width = screen.width - len(labels[0]) - 1
-    lines = [Text("layer x step", "bold").append("  largest norm relative to the layer's own median", "dim")]
+    compared = "  largest norm relative to the layer's own median"
+    if any(layer.median == 0 for layer in summary.layers):
+        compared = "  largest norm relative to the layer's median; blank if that is 0"
+    lines = [Text("layer x step", "bold").append(compared, "dim")]
     joined = "; +N: with the next N layers"
     if len(groups) < len(summary.layers) and lines[0].cell_len + len(joined) <= screen.width:
         lines[0].append(joined, "dim")

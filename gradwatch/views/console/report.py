@@ -15,7 +15,7 @@ from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.ranks import NO_PARTS
 from gradwatch.analysis.summary import AS_THE_OPTIMIZER_GOT_THEM, RunSummary
 from gradwatch.text import count, duration, number, optimizer_label, run_state, share, step_range, which_optimizer
-from gradwatch.views.console.draw import Axis, axis_of, chart, loss_axis_of, with_axis
+from gradwatch.views.console.draw import Axis, axis_of, chart, cut_legend, loss_axis_of, with_axis
 from gradwatch.views.console.events import event_groups
 from gradwatch.views.console.findings import cause_lines, finding_lines, next_lines, step_lines
 from gradwatch.views.console.layers import layer_strip, layer_table
@@ -206,8 +206,9 @@ def loss_lines(summary: RunSummary, screen: Screen, height: int = 2) -> list[Tex
     head = Text("loss", "bold")
     last = "last finite" if loss.nonfinite_steps else "last"
     if loss.min_step is not None:
-        for label, value in (("first", loss.first), (last, loss.last), ("min", loss.min)):
-            head.append(f"  {label} ", "dim").append(number(value))
+        of = f" (median of {loss.last_count})" if loss.last_count > 1 else ""
+        for label, value, how in (("first", loss.first, ""), (last, loss.last, of), ("min", loss.min, "")):
+            head.append(f"  {label} ", "dim").append(number(value)).append(how, "dim")
         head.append("  at step ", "dim").append(str(loss.min_step))
     if loss.nonfinite_steps:
         head.append(f"  not finite at {count(loss.nonfinite_steps, 'step')}", "red")
@@ -221,7 +222,7 @@ def _curve(
     lines = chart(values, bad, screen.width - 10, height, screen.ink, axis, style)
     for line in lines:
         line.rstrip()
-    return with_axis(lines, axis, screen.ink)
+    return [*with_axis(lines, axis, screen.ink), *cut_legend(values, axis, screen.ink)]
 
 
 # ------------------------------------------------------------------------------ clipping and weights

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gradwatch.analysis.statistics.losses import MAX_EDGE_LOSSES, loss_summary
+from gradwatch.analysis.statistics.losses import MAX_LAST_LOSSES, loss_summary
 
 
 def frame(losses, logged=True, first_step=0):
@@ -21,12 +21,12 @@ def test_a_few_losses():
     assert (found.first, found.last, found.min, found.min_step, found.nonfinite_steps) == (3.0, 2.0, 1.0, 6, 0)
 
 
-@pytest.mark.parametrize(("count", "edge"), [(99, 1), (500, 5), (10_000, MAX_EDGE_LOSSES)])
-def test_first_and_last_are_medians_of_a_hundredth(count, edge):
+@pytest.mark.parametrize(("count", "few"), [(99, 1), (500, 5), (10_000, MAX_LAST_LOSSES)])
+def test_the_first_is_one_loss_and_the_last_the_median_of_a_hundredth(count, few):
     losses = np.random.default_rng(0).standard_normal(count)
     found = loss_summary(frame(losses))
-    assert found.first == np.median(losses[:edge])
-    assert found.last == np.median(losses[-edge:])
+    assert found.first == losses[0]
+    assert (found.last, found.last_count) == (np.median(losses[-few:]), few)
     assert (found.min, found.min_step) == (losses.min(), losses.argmin())
 
 

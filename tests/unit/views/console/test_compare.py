@@ -64,7 +64,7 @@ def test_the_table_is_sorted_by_the_last_loss_and_names_what_it_leaves_out(tmp_p
     lines = drawn(comparison([run.summary() for run in runs], Screen(width=60)), 60)
     begin = next(at for at, line in enumerate(lines) if line.startswith("run "))
     assert [line.split()[0] for line in lines[begin + 1 : begin + 5]] == ["c", "d", "a", "b"]
-    assert "loss last" in lines[begin]
+    assert "loss at end" in lines[begin]
     told = " ".join(lines[begin + 5 :])
     assert "no room for" in told
     assert "loss first" in told

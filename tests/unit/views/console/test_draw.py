@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.text import Text
 
-from gradwatch.views.console.draw import Axis, axis_of, bar, beside, chart, heat, heat_legend, loss_axis_of, with_axis
+from gradwatch.views.console.draw import (
+    Axis,
+    axis_of,
+    bar,
+    beside,
+    chart,
+    cut_legend,
+    heat,
+    heat_legend,
+    loss_axis_of,
+    with_axis,
+)
 from gradwatch.views.console.screen import Ink
 
 NONE = np.zeros(0, bool)
@@ -41,6 +52,13 @@ def test_a_value_that_is_not_finite_has_its_own_mark(ascii_only, mark):
 def test_a_value_above_the_axis_is_marked(ascii_only, mark):
     values = np.array([1.0] * 99 + [1e20])
     assert chart(values, np.zeros(100, bool), 100, 2, Ink(ascii=ascii_only))[0].plain.endswith(mark)
+
+
+def test_a_legend_says_where_a_chart_that_is_cut_ends():
+    cut = np.array([1.0] * 99 + [1e20])
+    assert plain(cut_legend(cut, axis_of(cut), Ink())) == ["  ▲ above 100, where the chart ends"]
+    whole = np.array([1.0, 100.0, np.nan, np.inf])
+    assert cut_legend(whole, axis_of(whole), Ink()) == []
 
 
 def test_a_larger_value_has_a_higher_bar():

@@ -75,6 +75,25 @@ def test_a_spike_of_one_layer_is_in_its_row_and_column(tmp_path):
     assert loud.index("█") == max(column for column in range(len(loud)) if column * 100 // len(loud) <= 60)
 
 
+def test_the_header_says_what_the_mark_of_a_cut_history_means(tmp_path):
+    calm = run_of(tmp_path / "calm", ["a", "b"]).summary()
+    wild = run_of(tmp_path / "wild", ["a", "b"], [1.0] * 99 + [1e9]).summary()
+    for ink in (Ink(), Ink(ascii=True)):
+        assert ink.over not in "".join(plain(layer_table(calm, Screen(ink=ink), 9)))
+        lines = plain(layer_table(wild, Screen(ink=ink), 9))
+        assert lines[0].endswith(f"{ink.over} off scale")
+        assert lines[1].endswith(ink.over)
+
+
+def test_the_strip_says_why_a_layer_is_blank(tmp_path):
+    alive = run_of(tmp_path / "alive", ["a", "b"]).summary()
+    dead = run_of(tmp_path / "dead", ["a", "b"], shares=[1.0, 0.0]).summary()
+    assert "blank" not in "".join(plain(layer_strip(alive, Screen(), 9)))
+    title, _, blank, _ = plain(layer_strip(dead, Screen(), 9))
+    assert "blank if that is 0" in title
+    assert blank.strip() == "b"
+
+
 def test_a_joined_row_shows_the_worst_of_its_layers(tmp_path):
     names = [f"l{i}" for i in range(8)]
     records = stream(steady(50), parameters=[ParameterInfo(name=n, shape=(2,)) for n in names], shares=[1.0] * 8)

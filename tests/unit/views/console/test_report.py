@@ -219,6 +219,17 @@ def test_clipping_by_the_script_itself_is_not_told_as_none(tmp_path):
     assert "clipping  not known: the script changes the gradients without a clip call" in lines
 
 
+def test_the_first_loss_is_that_of_the_first_step_and_the_last_says_that_it_is_a_median(tmp_path, drawn):
+    losses = [2.5, 900.0, *[300.0] * 298, 7.0, 1.0, 2.0]
+    run = Run(write_run(tmp_path / "run", stream(steady(303), losses=losses)))
+    (line,) = [line for line in drawn(report(run.summary(), Screen())) if line.startswith("loss ")]
+    assert line == "loss  first 2.5  last 2 (median of 3)  min 1  at step 301"
+    assert run.steps()["loss"].iloc[0] == 2.5
+    few = Run(write_run(tmp_path / "few", stream(steady(50), losses=losses[:50])))
+    (line,) = [line for line in drawn(report(few.summary(), Screen())) if line.startswith("loss ")]
+    assert line == "loss  first 2.5  last 300  min 2.5  at step 0"
+
+
 def test_losses_of_which_none_is_finite_are_not_called_missing(tmp_path, drawn):
     run = Run(write_run(tmp_path / "run", stream(steady(50), losses=[math.nan] * 50)))
     lines = drawn(report(run.summary(), Screen()), 80)
