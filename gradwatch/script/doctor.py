@@ -11,9 +11,12 @@ import math
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gradwatch.analysis.run import Run
@@ -58,8 +61,10 @@ class Examination:
 
 
 COST_GOAL = 0.03  # of a step: what recording may take, as docs/benchmarks.md has it
+LEAST_ADDED = 1.5  # calls of backward for each step: some steps have several
 LATE_OPTIMIZERS = 20  # made after the first step: a loop that makes them may let none of them step twice
 SHORT_STEP = 0.01  # seconds: of a shorter one the part of recording that every model has is more than the goal
+WARM_STEPS = 20  # steps: in fewer, what PyTorch and gradwatch do once weighs too much to judge the cost
 
 # Codes of findings that a few steps always have. The last is reported with the clip calls.
 _NOT_OF_A_FEW_STEPS = {"too-short", "died", "killed", "ineffective-clipping"}
@@ -116,19 +121,30 @@ class _Listener:
         self._discovery: Discovery = Discovery(RecordingPlan(run=folder))
         self._sites: dict[str, _Site] = {}
         self._backwards = 0
+        self._has_closure = False
+        self._losses: list[weakref.ref[Tensor]] = []  # that backward was called on since the last step
+        self._repeated = 0  # steps before which backward was called on the same loss again
+        self._is_repeated = False
         self._first_optimizers: int | None = None  # made before the first step
         self._scales: list[float] = []
         self._unscaled = self._was_unscaled = False
         self._route = ""
         self._stray: list[str] = []
         self._clock: list[tuple[float, float]] = []  # at each step: the time, and the seconds spent in gradwatch so far
-        register_optimizer_step_post_hook(lambda *_: self._stop_if_enough())
+        register_optimizer_step_post_hook(self._after_step)
         listen_to_backward(self)
         listen_to_grad_scaler(self)
         with contextlib.suppress(TapError):  # the recording warns of it
             listen_to_clip_calls(self)
 
     # ----------------------------------------------------------------------------- called by hooks
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._has_closure |= any(map(callable, (*args[1:], *kwargs.values())))
+        self._repeated += self._is_repeated
+        self._is_repeated = False
+        self._losses.clear()
+        self._stop_if_enough()
 
     def _stop_if_enough(self) -> None:
         watch = self._discovery.watch
@@ -148,6 +164,8 @@ class _Listener:
         if watch is not None and watch.steps >= self._wanted:
             raise _Enough
         self._backwards += 1
+        self._is_repeated |= any(loss() is tensor for loss in self._losses for tensor in tensors)
+        self._losses += map(weakref.ref, tensors)
 
     def after_backward(self) -> None:
         watch = self._discovery.watch
@@ -201,7 +219,7 @@ class _Listener:
             nothing = Observation("problem", "steps", f"none: {why_nothing([self._discovery])}")
             return [nothing, *(told_by_findings(Run(self._folder)) if self._is_written() else [])]
         run = Run(self._folder)
-        found = [self._about_steps(run)]
+        found = self._about_steps(run)
         for name in run.optimizers:
             found += self._about_optimizer(run, name)
         if self._stray:
@@ -219,14 +237,21 @@ class _Listener:
             return bool(Run(self._folder).optimizers)
         return False
 
-    def _about_steps(self, run: Run) -> Observation:
+    def _about_steps(self, run: Run) -> list[Observation]:
         made = len(run.steps())
         each = self._backwards / made
         of = f" of {len(run.optimizers)} optimizers" if len(run.optimizers) > 1 else ""
         text = f"{made} recorded{of}, {count(self._backwards, 'call')} of backward"
-        if each >= 1.5:
-            text += f", about {each:.0f} for each step: gradients accumulate, or a closure is called several times"
-        return Observation("fine", "steps", text)
+        found = [Observation("fine", "steps", text)]
+        if self._repeated:
+            text = f"backward is called again on the same loss before {self._repeated} of {count(made, 'step')}"
+            found.append(Observation("problem", "steps", f"{text}: its gradient counts once for each call"))
+        elif each >= LEAST_ADDED and self._has_closure:
+            found.append(Observation("fine", "steps", f"about {number(each, 2)} calls of the closure for each step"))
+        elif each >= LEAST_ADDED:
+            text = f"about {number(each, 2)} calls of backward for each step: their gradients add up"
+            found.append(Observation("note", "steps", f"{text}, as they should for micro-batches or parts of a loss"))
+        return found
 
     def _about_optimizer(self, run: Run, name: str) -> list[Observation]:
         steps = run.steps(name)
@@ -347,17 +372,20 @@ def told_by_clock(clock: Sequence[tuple[float, float]], route: str) -> Observati
     """What recording costs. ``clock``: at each step the time, and the seconds spent in gradwatch so far."""
     if len(clock) < 2:
         return Observation("note", "cost", f"not known after one step; gradients are read by {route}")
-    wall, ours = (b - a for a, b in zip(clock[0], clock[-1], strict=True))
-    each = len(clock) - 1
+    # Medians, for the first steps make what later ones use again.
+    wall, ours = (median(b - a for a, b in pairwise(column)) for column in zip(*clock, strict=True))
     is_met = ours <= COST_GOAL * wall
+    steps = len(clock) - 1
+    of = f", the median of {steps} steps" if steps > 1 else ""
     text = (
-        f"{number(1e3 * ours / each)} ms of {number(1e3 * wall / each)} ms a step in the training thread"
-        f" ({share(ours / wall)}) over {each} steps"
+        f"{number(1e3 * ours)} ms of {number(1e3 * wall)} ms a step in the training thread ({share(ours / wall)}){of}"
     )
     if not is_met:
-        text += f", above the goal of {share(COST_GOAL)}"
-    if not is_met and wall < SHORT_STEP * each:
-        text += "; part of this time is the same for any model, and a smaller share of a longer step"
+        text += f"; the goal is {share(COST_GOAL)}"
+    if not is_met and wall < SHORT_STEP:
+        text += ", which steps this short can't meet: a part of the time is the same for any model"
+    elif not is_met and steps < WARM_STEPS:
+        text += f". The first steps are slow: `gradwatch doctor --steps {5 * WARM_STEPS}` measures more"
     return Observation("fine" if is_met else "note", "cost", f"{text}; gradients are read by {route}")
 
 

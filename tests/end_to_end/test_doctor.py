@@ -127,7 +127,10 @@ def test_scaling_and_accumulation_are_seen(forked, tmp_path):
         """,
     )
     assert code == 0
-    assert "5 recorded, 20 calls of backward, about 4 for each step: gradients accumulate" in found
+    assert (
+        "5 recorded, 20 calls of backward · steps about 4 calls of backward for each step: their gradients add up"
+        in found
+    )
     assert "GradScaler at 1024, the loop calls unscale_; 0 steps skipped" in found
     assert "clipping no clipping function was called" in found
 
