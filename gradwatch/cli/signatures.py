@@ -470,7 +470,7 @@ def import_(
             metavar="FILE... RUN",
             help="The history, then the folder of the new run. Histories: event files or their folder,"
             " trainer_state.json, JSON lines or lists, CSV, Parquet, an offline .wandb file, MLflow's mlruns folder"
-            " or database, trackio's database, or printed text (.log, .txt, .out).",
+            " or database, trackio's database, or printed text (.log, .txt, .out, .ipynb).",
         ),
     ],
     norm: Annotated[str | None, typer.Option(help="Column or tag of the gradient norm.")] = None,

@@ -25,6 +25,7 @@ from gradwatch.sources import (
 from gradwatch.sources.configs import Settings
 from gradwatch.sources.databases import Database
 from gradwatch.sources.history import History
+from gradwatch.sources.lines import NOTEBOOK
 from gradwatch.sources.logged import LoggedRun
 from gradwatch.sources.writing import Imported, write
 from gradwatch.text import number
@@ -127,6 +128,8 @@ def _read_one(
     is_state = kind == "json" and pattern is None and not json_rows.is_list(file) and not json_rows.is_lines(file)
     found = (series.rows(file) or json_rows.rows_within(file)) if is_state else []
     if kind == "text" and pattern is None:
+        if table.is_table(file):  # Keras' CSVLogger is often told to write a training.log
+            return table.read(file, norm, step, loss, layers)
         found = printed_tables.rows(file, norm)
     if found:
         return rows.read(found, file, norm, step, loss, layers)
@@ -134,9 +137,10 @@ def _read_one(
         raise BadArgument(f"--layers is given, but {file.name!r} is read without the names of layers.")
     if pattern is not None or kind == "text":
         _refuse_names(file, norm, step, loss)
-        found, what = text_log.rows(file, pattern)
+        found, what, notes = text_log.rows(file, pattern)
         history = rows.read(found, file, step="step" if "step" in found[0] else None)
-        return replace(history, source=f"{file.name} by {what}", notes=text_log.notes(found, history.notes))
+        taken = text_log.notes(found, history.notes)
+        return replace(history, source=f"{file.name} by {what}", notes=(*taken, *notes))
     if is_state:
         return trainer_state.read(file)
     if kind in ("json", "lines"):
@@ -201,12 +205,13 @@ def _kind(file: Path) -> str:
         ".log": "text",
         ".txt": "text",
         ".out": "text",
+        NOTEBOOK: "text",
     }
     if file.suffix in COMPRESSED:
         raise CannotImport(f"{file.name!r} is compressed; unpack it first.")
     if file.suffix not in kinds:
         raise CannotImport(
             f"{file.name!r} is of no known kind; expected an event file (*tfevents*), trainer_state.json, .json,"
-            " .jsonl, .csv, .tsv, .parquet, .wandb, .db, .log, .txt or .out, or a folder of MLflow."
+            " .jsonl, .csv, .tsv, .parquet, .wandb, .db, .log, .txt, .out or .ipynb, or a folder of MLflow."
         )
     return kinds[file.suffix]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import CannotImport
-from gradwatch.sources import layers
+from gradwatch.sources import layers, parts
 from gradwatch.sources.columns import Columns, choose, told
 from gradwatch.sources.history import History, Point
 from gradwatch.sources.values import first_line
@@ -33,12 +33,18 @@ def read(
     for file in sorted(files, key=lambda file: file.name):
         for name, step, value, wall_time in _scalars(file):
             by_tag[name][step] = (value, wall_time)
+    computed = parts.sums(sorted(by_tag))
+    for tag, of in computed.items():
+        for step, (_, wall_time) in by_tag[of[0]].items():
+            whole = parts.total(_value(by_tag[part], step) for part in of)
+            if whole is not None:
+                by_tag[tag][step] = (whole, wall_time)
     where = repr(files[0].name) if len(files) == 1 else f"{len(files)} event files"
     tags = choose(sorted(by_tag), where, norm, None, loss, layers_prefix)
     return History(
         [replace(point, optimizer=name) for name, own in tags.by_optimizer() for point in _points(by_tag, own)],
         f"{tags.taken} of {where.strip(chr(39))}",
-        notes=tuple(told(sorted(by_tag), tags, has_steps=True)),
+        notes=(*told(sorted(by_tag), tags, has_steps=True), *parts.notes(computed)),
         layers=tags.series.layers,
         validation=[(step, loss) for step, (loss, _) in by_tag.get(tags.validation_loss or "", {}).items()],
     )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import html
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gradwatch.errors import CannotImport
 
@@ -14,6 +17,10 @@ CHUNK = 2**20  # bytes read at once
 LONGEST = 2**24  # bytes of a line
 LONGEST_PRINTED = 10_000  # bytes of a line of printed text
 LARGEST_WHOLE = 2**28  # bytes of a file that can only be read as a whole
+NOTEBOOK = ".ipynb"
+_ROW = re.compile(r"<tr\b[^>]{0,400}>(.*?)(?=<tr\b|</tr|</table|\Z)", re.DOTALL | re.IGNORECASE)
+_CELL = re.compile(r"<t[hd]\b[^>]{0,400}>(.*?)(?=<t[hd]\b|</t|\Z)", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]{0,400}>")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _MARK = b"\xef\xbb\xbf"  # some programs on Windows begin a UTF-8 file with it
 _UTF_16 = re.compile(rb"\xff\xfe[^\0]\0|\xfe\xff\0[^\0]")  # the mark and a character; PowerShell 5 redirects output so
@@ -81,11 +88,64 @@ def beginnings(file: Path, most: int) -> Iterator[bytes]:
 def printed_lines(file: Path) -> Iterator[str]:
     """The lines of printed text, without colours and without what a line has beyond `LONGEST_PRINTED` bytes.
 
+    Those of a notebook are what its cells printed.
+
     Raises:
         CannotImport: the file can't be read.
     """
+    if file.suffix == NOTEBOOK:
+        for text in re.split(r"[\r\n]+", printed_in_notebook(file)):
+            yield _COLOURS.sub("", text[:LONGEST_PRINTED])
+        return
     for line in beginnings(file, LONGEST_PRINTED):
         yield _COLOURS.sub("", line.decode(errors="replace"))
+
+
+def printed_in_notebook(file: Path) -> str:
+    """What the cells of a Jupyter notebook printed, and the tables that they show.
+
+    Raises:
+        CannotImport: the file can't be read, or is no notebook.
+    """
+    try:
+        whole = json.loads(whole_text(file))
+    except (ValueError, RecursionError) as error:
+        raise CannotImport(f"{str(file)!r} can't be read as a notebook: {error}.") from error
+    cells = whole.get("cells") if isinstance(whole, dict) else None
+    if not isinstance(cells, list):
+        raise CannotImport(f"{str(file)!r} can't be read as a notebook: it holds no list of cells.")
+    outputs = [
+        output
+        for cell in cells
+        if isinstance(cell, dict) and isinstance(cell.get("outputs"), list)
+        for output in cell["outputs"]
+        if isinstance(output, dict)
+    ]
+    return "\n".join(map(_printed, outputs))
+
+
+def _printed(output: dict[str, Any]) -> str:
+    r"""The text of a cell's output. The rows of a table in HTML become lines with two spaces between the cells.
+
+    >>> _printed({"text": ["a\n", "b"]}), _printed({"data": {"text/plain": "c"}})
+    ('a\nb', 'c')
+    >>> _printed({"data": {"text/html": "<table><tr><th>epoch</th> <th>loss</th></tr><tr><td>0</td><td>2</td></tr>"}})
+    'epoch  loss\n0  2'
+    """
+    data = output.get("data")
+    shown = data if isinstance(data, dict) else {}
+    pages = _joined(shown.get("text/html"))
+    rows = [_CELL.findall(row) for row in _ROW.findall(pages)]
+    if rows:
+        return "\n".join("  ".join(html.unescape(_TAG.sub("", cell)).strip() for cell in row) for row in rows)
+    return _joined(output.get("text")) or _joined(shown.get("text/plain"))
+
+
+def _joined(text: Any) -> str:
+    """The text of a notebook, which may be a list of lines."""
+    if isinstance(text, list):
+        return "".join(line for line in text if isinstance(line, str))
+    return text if isinstance(text, str) else ""
 
 
 def refuse_long_lines(file: Path) -> None:

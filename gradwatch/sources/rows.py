@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import CannotImport
-from gradwatch.sources import layers
+from gradwatch.sources import layers, parts
 from gradwatch.sources.columns import Columns, choose, told
 from gradwatch.sources.history import History, Point
 from gradwatch.sources.names import is_of_held_out_data, pick
@@ -39,6 +39,10 @@ def read(
     available = list(
         dict.fromkeys(name for row in rows for name, value in row.items() if value is not None and value != "")
     )
+    computed = parts.sums(available)
+    if computed:
+        available += computed
+        rows = [dict(row) | _sums(row, computed) for row in rows]
     columns = choose(available, repr(file.name), norm, step, loss, layers_prefix)
     if step is None:
         columns = replace(columns, step=_step_of_points(rows, columns, repr(file.name)))
@@ -51,10 +55,14 @@ def read(
     return History(
         points,
         f"{columns.taken} of {file.name}",
-        notes=(*told(available, columns), *repeated_notes(repeated)),
+        notes=(*told(available, columns), *repeated_notes(repeated), *parts.notes(computed)),
         layers=columns.series.layers,
         validation=[(at, each["validation_loss"]) for at, each in joined.items() if "validation_loss" in each],
     )
+
+
+def _sums(row: Mapping[str, Any], computed: Mapping[str, Sequence[str]]) -> dict[str, float | None]:
+    return {name: parts.total(as_float(row.get(part)) for part in of) for name, of in computed.items()}
 
 
 def _step_of_points(rows: Sequence[Mapping[str, Any]], columns: Columns, where: str) -> str | None:

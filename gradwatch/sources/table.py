@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from gradwatch.errors import CannotImport
-from gradwatch.sources import layers
+from gradwatch.sources import layers, parts
 from gradwatch.sources.columns import Columns, choose, told
 from gradwatch.sources.history import History, Point
 from gradwatch.sources.lines import beginning, encoding_of, refuse_long_lines
-from gradwatch.sources.names import OF_DATA, is_of_held_out_data
+from gradwatch.sources.names import NAMES, OF_DATA, is_called, is_of_held_out_data
 from gradwatch.sources.values import as_float, first_line, is_rounded_to_zero, is_step, on_through_epochs, rounds_rates
 from gradwatch.text import count
 
@@ -38,6 +38,8 @@ def read(
         CannotImport: the file can't be read, a column is missing, or a cell is no number.
     """
     table = _parquet(file) if file.suffix == ".parquet" else _csv(file)
+    computed = parts.sums(table.names)
+    table = _with_sums(table, computed)
     columns = choose(list(table.names), repr(file.name), norm, step, loss, layers_prefix)
     possible = {columns.norm, columns.loss, columns.reward} - {None, norm, loss}
     empty = [name for name in table.names if name in possible and not _holds_any(table, name)]
@@ -50,10 +52,25 @@ def read(
     return History(
         [replace(point, optimizer=name) for name, own in found.items() for point in own.values()],
         f"{columns.taken} of {file.name}",
-        notes=(*told(list(table.names), columns), *_left_out(table, columns, len(points))),
+        notes=(*told(list(table.names), columns), *_left_out(table, columns, len(points)), *parts.notes(computed)),
         layers=columns.series.layers,
         validation=list(_validation(table, columns, points)),
     )
+
+
+def is_table(file: Path) -> bool:
+    """Whether text begins as a table does: with names, of a loss or a norm among them, and a row of numbers.
+
+    Raises:
+        CannotImport: the file can't be read.
+    """
+    head = beginning(file)
+    mark = _separator(head)
+    first, second = (line.decode("utf-8", "replace").split(mark) for line in (*head.split(b"\n", 2)[:2], b"")[:2])
+    names = [name.strip() for name in first]
+    has_series = any(is_called(name, (*NAMES["loss"], *NAMES["norm"])) for name in names)
+    has_words = all(re.fullmatch(r"[A-Za-z_][\w/.()@%-]{0,99}", name) for name in names)
+    return len(names) == len(second) > 1 and has_series and has_words and as_float(second[0]) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +88,18 @@ class _Table:
     rows: int
     cells: Callable[[str], list[Any]]
     hides_nan: bool = False
+
+
+def _with_sums(table: _Table, computed: Mapping[str, Sequence[str]]) -> _Table:
+    """The table, and beside its columns the sums of some."""
+
+    def cells(name: str) -> list[Any]:
+        if name not in computed:
+            return table.cells(name)
+        each = ([None if _is_empty(cell) else as_float(cell) for cell in table.cells(part)] for part in computed[name])
+        return [parts.total(values) for values in zip(*each, strict=True)]
+
+    return replace(table, names=(*table.names, *computed), cells=cells)
 
 
 def _holds_any(table: _Table, name: str) -> bool:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import BadArgument, CannotImport
+from gradwatch.sources import epoch_lines
 from gradwatch.sources.lines import LONGEST_PRINTED, printed_lines
-from gradwatch.sources.names import RIVALS, rivals
+from gradwatch.sources.names import NAMES, RIVALS, is_called, rivals
 
 GROUPS = {"step": "step", "norm": "grad_norm", "loss": "loss", "lr": "lr", "reward": "reward"}
 _SERIES = GROUPS | {"d": "D/loss", "g": "G/loss"}  # the series of each group, of the patterns here as well
@@ -68,6 +69,7 @@ PATTERNS = {
     # A line for each number, below the line of the step.
     "OLMo": rf"\[step=(?P<step>\d+)/(?=(?>.*?\btrain/CrossEntropyLoss=(?P<loss>{_N})))"
     rf"(?:(?=(?>.*?\boptim/learning_rate_group0=(?P<lr>{_N})))|)(?>.*?\boptim/total_grad_norm=(?P<norm>{_N}))",
+    "detectron2": rf"\biter: (?P<step>\d+)(?:/\d+)?\s+total_loss: (?P<loss>{_N})(?>.*?\blr: (?P<lr>{_N}))?",
     "PyTorch's DCGAN example": rf"\[(?P<passed>\d+)/\d+\]\[(?P<step>\d+)/(?P<of>\d+)\]\s+Loss_D: (?P<d>{_N})"
     rf"\s+Loss_G: (?P<g>{_N})",
     "the Transformers Trainer": rf"'loss': '?(?P<loss>{_N})'?,(?>.*?'grad_norm': '?(?P<norm>{_N})'?)?"
@@ -102,7 +104,9 @@ _NAMED = {
     ),
 }
 """Names that scripts print before a value, for lines of no known tool."""
-NAMED = "names before values"
+BY_NAME = "names before values"
+TQDM = "the progress bars of tqdm"
+_BAR = re.compile(r"\d{1,3}%\|[^|\n]{0,400}\| *(?P<at>\d{1,15})/(?P<of>\d{1,15}) \[")
 _NEEDED = ({"norm", "loss"}, {"norm", "step"}, {"loss", "step"}, {"loss", "epoch"})  # of a line, one of these
 LEAST_NAMED = 2  # lines of names: a single one may be a setting
 
@@ -131,8 +135,8 @@ _OF_ALL = {"total", "overall", "average", "avg", "mean"}
 _OF_ANOTHER_STEP = {"best", "lowest", "min", "minimum", "previous"}
 
 
-def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], str]:
-    """The rows of the lines that match, and what pattern it was.
+def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], str, tuple[str, ...]]:
+    """The rows of the lines that match, what pattern it was, and notes.
 
     Args:
         file: text.
@@ -146,21 +150,28 @@ def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], 
         found = _matches(file, {"--pattern": compiled(pattern)})["--pattern"]
         if not found:
             raise CannotImport(f"{str(file)!r} has no line that matches --pattern.")
-        return found, "--pattern"
+        return found, "--pattern", ()
     known = {name: re.compile(text, re.IGNORECASE) for name, text in PATTERNS.items()}
     each = _matches(file, known | _WITHOUT_LOSS, plain)
     without = [name for name in _WITHOUT_LOSS if each.pop(name)]
     best = max(each, key=lambda name: (_with_norm(each[name]), len(each[name])))
-    named = [] if _with_norm(each[best]) else _named(file)
-    if _with_norm(named) or (named and not each[best]):
-        return named, NAMED
-    if not each[best]:
+    if _with_norm(each[best]):
+        return each[best], f"the pattern of {best}", ()
+    named, what = _named(file)
+    if _with_norm(named):
+        return named, what, ()
+    if each[best]:
+        return each[best], f"the pattern of {best}", ()
+    of_epochs = epoch_lines.rows(file)
+    if of_epochs[0]:
+        return of_epochs
+    if not named:
         why = f" {without[0]}'s own lines contain neither a gradient norm nor a loss." if without else ""
         raise CannotImport(
             f"{str(file)!r} has no line like those of {', '.join(PATTERNS)}.{why} Give --pattern, for example"
             r" 'step (?P<step>\d+).*norm (?P<norm>\S+)'."
         )
-    return each[best], f"the pattern of {best}"
+    return named, what, ()
 
 
 def notes(found: Sequence[Mapping[str, Any]], of_rows: Sequence[str]) -> tuple[str, ...]:
@@ -173,6 +184,8 @@ def notes(found: Sequence[Mapping[str, Any]], of_rows: Sequence[str]) -> tuple[s
     words["reward"] = "the reward"
     names = dict.fromkeys(name for row in found for name in row)
     words |= {name: f"{name.removesuffix('/loss')!r}'s loss" for name in names if name.endswith("/loss")}
+    for kind, word in (("loss", "the loss"), ("validation_loss", "the loss of validations")):
+        words |= {name: word for name in names if name not in words and is_called(name, NAMES[kind])}
     taken = " and ".join(words[name] for name in words if name in names)
     return (f"taken: {taken}", *(note for note in of_rows if not note.startswith("taken: ")))
 
@@ -216,13 +229,33 @@ def _matches(
     return found
 
 
-def _named(file: Path) -> list[dict[str, Any]]:
-    """The rows of the lines that name a norm, and a loss or a step; none of too few.
+def _named(file: Path) -> tuple[list[dict[str, Any]], str]:
+    """The rows of the lines that name a norm, and a loss or a step, and what lines these are; none of too few.
 
-    Where no line names a norm, those that name a loss of the training, and a step or an epoch. A step that some lines
-    do not print can't place the others, so rows are counted then.
+    Where no line names a norm, those that name a loss of the training, and a step or an epoch. The states of a progress
+    bar count where no other lines do.
     """
-    found = [row for text in _texts(file) if (row := _named_row(plain(text)))]
+    of_lines: list[dict[str, Any]] = []
+    of_bars: dict[str, list[dict[str, Any]]] = {}  # by the length: that of an evaluation is another
+    for text in map(plain, _texts(file)):
+        bar = _BAR.search(text)
+        row = _named_row(text, has_place=bar is not None)
+        if row and bar is None:
+            of_lines.append(row)
+        elif row and bar is not None:
+            of_bars.setdefault(bar["of"], []).append(row | {"step": int(bar["at"])})
+    longest = max(of_bars.items(), key=lambda item: len(item[1]), default=("0", []))
+    named, bars = _enough(of_lines), _enough(_counted_on(*longest))
+    if not named or (_with_norm(bars) and not _with_norm(named)):
+        return bars, TQDM
+    return named, BY_NAME
+
+
+def _enough(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those with a norm, if there are some; none of too few.
+
+    A step that some lines do not print can't place the others, so rows are counted then.
+    """
     if with_norm := [row for row in found if "grad_norm" in row]:
         found = with_norm
     if len(found) < LEAST_NAMED:
@@ -233,16 +266,34 @@ def _named(file: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _counted_on(length: str, states: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The states of bars of one length, with steps counted on from bar to bar; the last of those of one step.
+
+    >>> _counted_on("2", [{"step": at, "loss": n} for n, at in enumerate((0, 1, 2, 2, 0, 1))])[-2:]
+    [{'step': 2, 'loss': 4}, {'step': 3, 'loss': 5}]
+    """
+    passed = last = 0
+    counted: dict[int, dict[str, Any]] = {}
+    for row in states:
+        if row["step"] < last:
+            passed += int(length)
+        last = row["step"]
+        step = passed + last
+        counted[step] = {name: value for name, value in row.items() if name != "epoch"} | {"step": step}
+    return list(counted.values())
+
+
 def _with_norm(found: Sequence[Mapping[str, Any]]) -> int:
     """How many rows have a norm."""
     return sum("grad_norm" in row for row in found)
 
 
-def _named_row(text: str) -> dict[str, Any]:
+def _named_row(text: str, *, has_place: bool = False) -> dict[str, Any]:
     matches = {name: match for name, pattern in _NAMED.items() if (match := pattern.search(text)) is not None}
     loss = _loss(text)
     apart = _losses_of_rivals(text) if loss is None else {}
-    if not any(needed <= {*matches, *(("loss",) if apart else ())} for needed in _NEEDED):
+    known = {*matches, *(("loss",) if apart else ()), *(("step",) if has_place else ())}
+    if not any(needed <= known for needed in _NEEDED):
         return {}
     first = loss or next(iter(apart.values()), None)
     if "norm" not in matches and (first is None or _HELD_OUT_BEFORE.search(text[: first.start()])):

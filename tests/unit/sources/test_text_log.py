@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gradwatch.errors import BadArgument, CannotImport
-from gradwatch.sources import read, text_log
+from gradwatch.sources import epoch_lines, read, text_log
 from gradwatch.sources.text_log import rows
 
 from .support import EXPECTED, ROWS, values, write_text
@@ -80,7 +80,7 @@ def test_the_lines_of_well_known_tools_are_read(tmp_path, tool):
 
 def test_a_nan_that_is_padded_to_the_width_of_a_number_is_read(tmp_path):
     line = "step    {}/19560 | loss     nan (+nanz)| norm    nan (+nanz)| lr 8.57e-07 | 3914.05 ms | 34.5% bf16 MFU\n"
-    found, told = rows(write_text(tmp_path, "a.log", line.format(1) + line.format(2)))
+    found, told, _ = rows(write_text(tmp_path, "a.log", line.format(1) + line.format(2)))
     assert told == "the pattern of llm.c"
     expected = [("1", "nan", "nan", "8.57e-07"), ("2", "nan", "nan", "8.57e-07")]
     assert [(row["step"], row["loss"], row["grad_norm"], row["lr"]) for row in found] == expected
@@ -101,7 +101,7 @@ def test_abbreviated_numbers_and_those_with_commas_are_read_whole(tmp_path):
     assert [point.norm for point in nanotron.points] == [2500.0, 3.25e6]
     assert nanotron.points[0].loss == 1500.0
     olmo = "[step={}/9,epoch=0]\n    optim/total_grad_norm={}\n    train/CrossEntropyLoss=1.5\n"
-    found, _ = rows(write_text(tmp_path, "b.log", olmo.format(1, "1,234") + olmo.format(2, "1,234,567")))
+    found, *_ = rows(write_text(tmp_path, "b.log", olmo.format(1, "1,234") + olmo.format(2, "1,234,567")))
     assert [row["grad_norm"] for row in found] == ["1234", "1234567"]
 
 
@@ -109,14 +109,14 @@ def test_numbers_below_a_header_belong_to_it_and_to_no_other(tmp_path):
     text = "[step=1/9,epoch=0]\n    train/CrossEntropyLoss=1.5\n    optim/total_grad_norm=2.0\n"
     text += "[step=2/9,epoch=0]\nsaving\n    optim/total_grad_norm=9.0\n    train/CrossEntropyLoss=9.0\n"
     text += "[step=3/9,epoch=0]\n    optim/total_grad_norm=3.0\n    train/CrossEntropyLoss=nan\n"
-    found, told = rows(write_text(tmp_path, "a.log", text))
+    found, told, _ = rows(write_text(tmp_path, "a.log", text))
     assert told == "the pattern of OLMo"
     assert [(row["step"], row["grad_norm"], row["loss"]) for row in found] == [("1", "2.0", "1.5"), ("3", "3.0", "nan")]
 
 
 def test_a_line_of_ones_own_between_headers_is_matched_once(tmp_path):
     text = "[step=1/9] norm=1.0\n[step=2/9] norm=2.0\nstep 3: norm=3.0\n    norm=4.0\n"
-    found, _ = rows(write_text(tmp_path, "a.log", text), r"norm=(?P<norm>\S+)")
+    found, *_ = rows(write_text(tmp_path, "a.log", text), r"norm=(?P<norm>\S+)")
     assert [row["grad_norm"] for row in found] == ["1.0", "2.0", "3.0", "4.0"]
 
 
@@ -166,7 +166,7 @@ def test_a_pattern_that_matches_nothing_is_said(tmp_path):
 @pytest.mark.parametrize("number", ["0", "-1.5e-30", "+3.", "nan", "NaN", "inf", "-inf", "1e400"])
 def test_numbers_are_taken_as_they_are_printed(tmp_path, number):
     file = write_text(tmp_path, "a.log", f"step: 7 loss: {number} grad_norm: {number}\n")
-    (found,), told = rows(file)
+    (found,), told, _ = rows(file)
     assert told == "the pattern of torchtitan"
     expected = float(number)
     assert float(found["grad_norm"]) == expected or (math.isnan(expected) and math.isnan(float(found["grad_norm"])))
@@ -176,20 +176,20 @@ def test_numbers_are_taken_as_they_are_printed(tmp_path, number):
 def test_of_several_tools_the_one_with_most_lines_is_taken(tmp_path):
     lines = [LOGS["llm.c"].format(step=1, loss=1.0, norm=2.0, lr=0.1)]
     lines += [LOGS["torchtitan"].format(step=step, loss=1.0, norm=3.0) for step in (1, 2)]
-    found, told = rows(write_text(tmp_path, "a.log", "\n".join(lines)))
+    found, told, _ = rows(write_text(tmp_path, "a.log", "\n".join(lines)))
     assert told == "the pattern of torchtitan"
     assert [float(row["grad_norm"]) for row in found] == [3.0, 3.0]
 
 
 def test_progress_bars_that_return_to_the_start_of_their_line_are_lines(tmp_path):
     text = "\r".join(f"n {step} norm {step}.5" for step in range(3))
-    found, _ = rows(write_text(tmp_path, "a.log", text), r"n (?P<step>\d+) norm (?P<norm>\S+)")
+    found, *_ = rows(write_text(tmp_path, "a.log", text), r"n (?P<step>\d+) norm (?P<norm>\S+)")
     assert [row["grad_norm"] for row in found] == ["0.5", "1.5", "2.5"]
 
 
 def test_a_line_without_end_is_cut_and_bytes_that_are_no_text_are_passed_over(tmp_path):
     (tmp_path / "a.log").write_bytes(b"\xff\xfe norm 2.0 " + b"x" * 100_000 + b" norm 3.0\nnorm 4.0\n")
-    found, _ = rows(tmp_path / "a.log", r"norm (?P<norm>\S+)(?!.*norm)")
+    found, *_ = rows(tmp_path / "a.log", r"norm (?P<norm>\S+)(?!.*norm)")
     assert [row["grad_norm"] for row in found] == ["2.0", "4.0"]
 
 
@@ -253,6 +253,14 @@ HOSTILE = (
     "Train Summary | Epoch 1 | lr=1 loss=1 grad_norm= " * 200,
     "'loss/train': '1' 'grad_norm': '1' 'counters/updates': " * 180,
     "[step=1/ train/CrossEntropyLoss=1 optim/total_grad_norm= " * 170,
+    "iter: 1 total_loss: 1 lr: " * 380,
+    "100%|1/1 [ 9%|" * 700,
+    "100%|" + "x" * 9900,
+    "[1/1][1/1] Loss_D: 1 Loss_G: " * 340,
+    "D loss: G loss=" * 660,
+    "Epoch 1/1 1/1 [" + "=" * 9900,
+    "1/1 [" * 2000,
+    "Epoch 1/1 1/1 [=] - loss: " * 380,
 )
 
 
@@ -260,13 +268,14 @@ HOSTILE = (
     "line",
     HOSTILE,
     ids=["Megatron-LM", "llm.c", "fairseq", "Transformers", "OpenMMLab", "verl", "epochs"]
-    + ["nanotron", "LeRobot", "BEiT", "audiocraft", "DPO", "OLMo"],
+    + ["nanotron", "LeRobot", "BEiT", "audiocraft", "DPO", "OLMo", "detectron2", "bars", "a bar", "DCGAN", "rivals"]
+    + ["Keras", "Keras' bars", "Keras' losses"],
 )
 def test_a_hostile_line_takes_quadratic_time_at_most(line):
     """Four times the length takes about 16 times as long; with cubic patterns it took 64 and 256 times."""
-    pattern = max(
-        (re.compile(text, re.IGNORECASE) for text in text_log.PATTERNS.values()), key=lambda p: taken(p, line)
-    )
+    known = (re.compile(text, re.IGNORECASE) for text in text_log.PATTERNS.values())
+    others = [of for module in (text_log, epoch_lines) for of in vars(module).values() if isinstance(of, re.Pattern)]
+    pattern = max((*known, *text_log._NAMED.values(), *others), key=lambda p: taken(p, line))
     assert taken(pattern, line) < 40 * taken(pattern, line[: len(line) // 4]) + 0.01
 
 
@@ -348,3 +357,53 @@ def test_a_pattern_of_ones_own_sees_the_line_as_it_is(tmp_path):
     file = write_text(tmp_path, "a.log", "step 1 norm tensor(2.5)")
     (found,) = rows(file, r"step (?P<step>\d+) norm tensor\((?P<norm>[\d.]+)\)")[0]
     assert found == {"step": "1", "grad_norm": "2.5"}
+
+
+def bars(desc, lengths, *, loss=lambda n: 1 / (n + 1), every=9):
+    text, n = "", 0
+    for epoch, length in enumerate(lengths, 1):
+        for at in range(0, length + 1, every):
+            text += f"\r{desc.format(epoch=epoch)}{100 * at // length:3}%|███▎      | {at}/{length} [00:01<00:00"
+            text += f", 131.88it/s, loss={loss(n):.6g}, acc=0.79]"
+            n += 1
+        text += "\n"
+    return text
+
+
+@pytest.mark.parametrize("desc", ["", "Epoch {epoch}/3: ", "Training: ", "epoch {epoch}: "])
+def test_progress_bars_of_tqdm_are_read_with_their_places(tmp_path, desc):
+    history = read([write_text(tmp_path, "a.log", bars(desc, [153, 153, 153]))])
+    expected = {153 * epoch + at: 1 / (18 * epoch + at // 9 + 1) for epoch in range(3) for at in range(0, 154, 9)}
+    assert {point.step: point.loss for point in history.points} == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("other", ["Validating: ", ""])
+def test_the_bars_of_validations_are_left_out(tmp_path, other):
+    text = "".join(
+        bars("Training: ", [90], loss=lambda n: 2.0) + bars(other, [36], loss=lambda n: 9.0) for _ in range(3)
+    )
+    points = read([write_text(tmp_path, "a.log", text)]).points
+    assert {point.loss for point in points} == {2.0}
+    assert max(point.step for point in points) == 270
+
+
+def test_lines_of_a_script_count_more_than_bars_between_them(tmp_path):
+    lines = (f"\nEpoch {epoch}: train loss: {epoch}.5\n" for epoch in range(3))
+    text = "".join(bars("", [90]) + line for line in lines)
+    assert [point.loss for point in read([write_text(tmp_path, "a.log", text)]).points] == [0.5, 1.5, 2.5]
+
+
+D2 = (
+    "[01/29 06:25:28 d2.utils.events]:  eta: 0:00:00  iter: {step}  total_loss: {loss}  loss_cls: 0.210  "
+    "loss_box_reg: 0.3  loss_rpn_loc: 0.103  time: 0.6797  data_time: 0.1221  lr: {lr}  max_mem: 4988M\n"
+)
+
+
+def test_the_lines_of_detectron2_are_read(tmp_path):
+    each = [(19 + 20 * n, 2.0 / (n + 1), 0.00025 * n) for n in range(1, 9)]
+    text = "".join(D2.format(step=step, loss=loss, lr=f"{lr:.6f}") for step, loss, lr in each)
+    history = read([write_text(tmp_path, "log.txt", text)])
+    assert [(p.step, p.loss, p.learning_rate) for p in history.points] == [
+        (s, x, float(f"{lr:.6f}")) for s, x, lr in each
+    ]
+    assert "detectron2" in history.source
