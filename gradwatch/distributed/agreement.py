@@ -79,34 +79,44 @@ def _plan_for_all(
     mailbox: Mailbox, world_size: int, own: Sequence[JoinedParts], known: Mapping[str, Names]
 ) -> dict[str, Any] | None:
     """Plan the tables and tell every other rank its plans. Returns those of rank 0."""
-    others = mailbox.all_announced([f"parts/{rank}" for rank in range(1, world_size)], WITHIN)
+    ranks = range(1, world_size)
+    others = mailbox.all_announced([f"parts/{rank}" for rank in ranks], WITHIN)
+    told: list[dict[str, Any]] | list[None]
     if others is None:
-        for rank in range(1, world_size):
-            mailbox.announce(f"plan/{rank}", None)
-        return None
-    held = [own, *(_joined(text) for text in others)]
+        told = [None] * world_size
+    else:
+        held = [own, *(_joined(text) for text in others)]
+        _compare_copies(held)
+        told = _plans_of(held, known)
+    for rank in ranks:
+        mailbox.announce(f"plan/{rank}", told[rank])
+    return told[0]
+
+
+def _compare_copies(held: Sequence[Sequence[JoinedParts]]) -> None:
+    """Warn of parameters that count as copies and are none."""
     copies = Copies()
     for rank, each in enumerate(held):
         for one in each:
             copies.see(rank, one)
     copies.say()
-    names = [one.optimizer for one in own]
-    odd = next((rank for rank, each in enumerate(held) if [one.optimizer for one in each] != names), None)
-    told: list[dict[str, Any]]
+
+
+def _plans_of(held: Sequence[Sequence[JoinedParts]], known: Mapping[str, Names]) -> list[dict[str, Any]]:
+    """What each rank is told: its plans by optimizer, or why there are none."""
+    optimizers = [[one.optimizer for one in each] for each in held]
+    odd = next((rank for rank, names in enumerate(optimizers) if names != optimizers[0]), None)
     if odd is not None:
         refused = (
             f'ranks is "collective", and rank {odd} trains other optimizers than rank 0, so that they can\'t add up one'
             " table. Attach with ranks=True."
         )
-        told = [{"refused": refused}] * world_size
-    else:
-        told = [{"plans": {}} for _ in held]
-        for at, optimizer in enumerate(names):
-            for rank, numbers in enumerate(plan_table(known[optimizer], [each[at].parts for each in held])):
-                told[rank]["plans"][optimizer] = numbers
-    for rank in range(1, world_size):
-        mailbox.announce(f"plan/{rank}", told[rank])
-    return told[0]
+        return [{"refused": refused}] * len(held)
+    told: list[dict[str, Any]] = [{"plans": {}} for _ in held]
+    for at, optimizer in enumerate(optimizers[0]):
+        for rank, numbers in enumerate(plan_table(known[optimizer], [each[at].parts for each in held])):
+            told[rank]["plans"][optimizer] = numbers
+    return told
 
 
 def _joined(text: str) -> list[JoinedParts]:

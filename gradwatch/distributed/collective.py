@@ -41,6 +41,7 @@ from gradwatch.record import (
     STATS,
     UPDATE_STATS,
     Floats,
+    ParameterInfo,
     RankStats,
     WeightStats,
 )
@@ -364,34 +365,52 @@ def _gathered(
         stats["abs_max"] = np.where(maxima[1] > 0, np.nan, maxima[0])
     stats |= {name: next(rows) for name in ("nonfinite", "zeros") if name in has}
     stats = {name: np.where(present, row, np.nan) for name, row in stats.items()}
+    # In the order of `_sums`.
+    weights = _weights(rows) if "weights" in has else None
+    updates = gather.updates_of(_norms(rows, len(UPDATE_STATS)), plan.infos) if "updates" in has else None
+    magnitudes = _magnitudes(rows, present) if "magnitudes" in has else None
+    sentinels = _sentinels(rows, plan.infos) if "sentinels" in has else None
     with np.errstate(over="ignore"):
-        norms = {
-            name: np.sqrt(np.stack([next(rows) for _ in range(count)])).astype(np.float32)
-            for name, count in (("weights", 2), ("updates", len(UPDATE_STATS)))
-            if name in has
-        }
         columns = ranks[:-2].reshape(len(RANK_STATS), world_size).astype(np.float32)
-    weights, updates = norms.get("weights"), norms.get("updates")
-    magnitudes = few = None
-    if "magnitudes" in has:
-        counts = np.stack([next(rows) for _ in MAGNITUDE_BINS])
-        magnitudes = np.where(present, np.minimum(counts, MOST_COUNTED), np.nan).astype(np.float32)
-    if "sentinels" in has:
-        missing, *squares = (next(rows) for _ in range(1 + len(UPDATE_STATS)))
-        at = np.flatnonzero(missing == 0)  # of every part that is counted
-        with np.errstate(over="ignore"):
-            few = np.stack([at, *np.sqrt([row[at] for row in squares])]).astype(np.float32) if len(at) else None
     return GatheredStep(
         infos=plan.infos,
         stats=stats,
         present=present,
-        weights=None if weights is None else WeightStats(weight_norm=weights[0], update_norm=weights[1]),
-        updates=None if updates is None else gather.updates_of(updates, plan.infos),
+        weights=weights,
+        updates=updates,
         magnitudes=magnitudes,
-        sentinels=None if few is None else gather.sentinels_of(few, plan.infos),
+        sentinels=sentinels,
         ranks=RankStats(**dict(zip(RANK_STATS, _first_if_all_differ(columns), strict=True))),
         loss=float(ranks[-2] / ranks[-1]) if ranks[-1] else None,
     )
+
+
+def _norms(rows: Iterator[Floats], count: int) -> Floats:
+    """The norms whose squares are the next rows."""
+    squares = np.stack([next(rows) for _ in range(count)])
+    with np.errstate(over="ignore"):
+        return np.sqrt(squares).astype(np.float32)
+
+
+def _weights(rows: Iterator[Floats]) -> WeightStats:
+    weight_norm, update_norm = _norms(rows, 2)
+    return WeightStats(weight_norm=weight_norm, update_norm=update_norm)
+
+
+def _magnitudes(rows: Iterator[Floats], present: NDArray[np.bool_]) -> Floats:
+    """The entries of each magnitude, which the next rows count; NaN of a parameter without a gradient."""
+    counts = np.stack([next(rows) for _ in MAGNITUDE_BINS])
+    return np.where(present, np.minimum(counts, MOST_COUNTED), np.nan).astype(np.float32)
+
+
+def _sentinels(rows: Iterator[Floats], infos: Sequence[ParameterInfo]) -> dict[str, NDArray[np.float64]] | None:
+    """`SENTINEL_STATS` of the parameters of which every rank read its part; None if there is none."""
+    missing, *squares = (next(rows) for _ in range(1 + len(UPDATE_STATS)))
+    positions = np.flatnonzero(missing == 0)
+    if not len(positions):
+        return None
+    norms = _norms(iter(row[positions] for row in squares), len(squares))
+    return gather.sentinels_of(np.stack([positions.astype(np.float32), *norms]), infos)
 
 
 def _first_if_all_differ(ranks: NDArray[np.float32]) -> NDArray[np.float32]:

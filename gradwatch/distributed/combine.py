@@ -255,11 +255,8 @@ def combine(layout: Layout, steps: Sequence[SubtreeStep], *, by_majority: bool =
     Norms are added as squares and counts as they are; of ``abs_max`` the largest is taken. Of copies that differ the
     first is counted, or with ``by_majority`` the one that most agree with.
     """
-    stats = steps[0].stats
-    if any(step.stats != stats for step in steps):
-        stats = tuple(name for name in stats if all(name in step.stats for step in steps))
-    tables = [step.table if step.stats == stats else step.table[[step.stats.index(n) for n in stats]] for step in steps]
-    rows = _side_by_side(tables, layout)
+    stats = _common_stats(steps)
+    rows = _side_by_side([_rows_of(step, stats) for step in steps], layout)
     differences = _compare_copies(layout, rows[0])
     picked = layout.picked
     if by_majority and differences.usual:
@@ -275,6 +272,19 @@ def combine(layout: Layout, steps: Sequence[SubtreeStep], *, by_majority: bool =
         differing=differences.counts,
         differs_in=differences.first,
     )
+
+
+def _common_stats(steps: Sequence[SubtreeStep]) -> tuple[str, ...]:
+    """The statistics that all steps have."""
+    stats = steps[0].stats
+    if all(step.stats == stats for step in steps):
+        return stats
+    return tuple(name for name in stats if all(name in step.stats for step in steps))
+
+
+def _rows_of(step: SubtreeStep, stats: tuple[str, ...]) -> Floats:
+    """The rows of these statistics in a step's table."""
+    return step.table if step.stats == stats else step.table[[step.stats.index(name) for name in stats]]
 
 
 def _side_by_side(tables: Sequence[Floats], layout: Layout) -> NDArray[np.float64]:

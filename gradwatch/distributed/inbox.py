@@ -265,11 +265,16 @@ class Inbox:
                 break
             for rank, message in zip(ranks, messages, strict=True):
                 self._take_in(rank, message)
-        while one_by_one and ranks and (found := self._mailbox.receive_what_is_there(ranks)):
+        if one_by_one:
+            self._read_what_is_there(ranks)
+        return self._awaited(optimizer, number)
+
+    def _read_what_is_there(self, ranks: Sequence[int]) -> None:
+        """Take in every letter that has come from these ranks."""
+        while ranks and (found := self._mailbox.receive_what_is_there(ranks)):
             for rank, message in found.items():
                 self._take_in(rank, message)
             ranks = [rank for rank in found if not self.senders[rank].ended]
-        return self._awaited(optimizer, number)
 
     def give_up(self, optimizer: str, number: int, is_late: Callable[[int], bool]) -> list[int]:
         """Wait no longer for the ranks that are late with the step of that number. Returns them."""
