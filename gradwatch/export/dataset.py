@@ -7,7 +7,7 @@ written, so that a nightly export takes what is new.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -105,18 +105,10 @@ class _Export:
         changed = [name for name in self.runs if not _is_current(self.index.runs.get(name), stamps[name], sizes)]
         moved = self._note_moved(set(changed))
         known = self.index.runs
-        gone = {name for name, entry in known.items() if name not in self.runs and _is_gone(entry, mirrored)}
-        before = known.keys() & {*changed, *gone}
-        again = {known[name].part: list[str]() for name in before}
-        for name in changed:
-            if name in known:
-                again[known[name].part].append(name)
-        new = [name for name in changed if name not in known]
-        if new:
-            again.setdefault(self._open_part(sizes, again), []).extend(new)
-        for part in sorted(again):
-            kept = {name for name, entry in known.items() if entry.part == part} - {*changed, *gone}
-            self._write_part(part, kept, again[part], stamps)
+        stale = known.keys() & {*changed, *self._gone(mirrored)}
+        for part, names in sorted(self._parts_to_write(changed, stale, sizes).items()):
+            kept = {name for name, entry in known.items() if entry.part == part} - stale
+            self._write_part(part, kept, names, stamps)
         if not (self.is_version_1 and self.unreadable):  # their rows would be lost
             self._commit()
         if moved and self.index.runs is known:
@@ -127,9 +119,28 @@ class _Export:
         return Written(
             runs=self.written,
             unchanged=len(self.runs) - len(changed),
-            removed=len(before - self.index.runs.keys()),
+            removed=len(stale - self.index.runs.keys()),
             from_version_1=self.is_version_1,
         )
+
+    def _gone(self, mirrored: Sequence[Path]) -> set[str]:
+        """The runs that the data set holds from the mirrored folders and that are no longer there."""
+        runs = self.index.runs.items()
+        return {name for name, entry in runs if name not in self.runs and _is_gone(entry, mirrored)}
+
+    def _parts_to_write(self, changed: Sequence[str], stale: Set[str], sizes: dict[int, int]) -> dict[int, list[str]]:
+        """The runs to read for each part that is written: those that changed in it, and for one of them the new ones.
+
+        A part whose stale runs are all gone has none to read.
+        """
+        known = self.index.runs
+        again = {known[name].part: list[str]() for name in stale}
+        for name in changed:
+            if name in known:
+                again[known[name].part].append(name)
+        if new := [name for name in changed if name not in known]:
+            again.setdefault(self._open_part(sizes, again), []).extend(new)
+        return again
 
     def _note_moved(self, changed: set[str]) -> bool:
         """Note where runs are now whose folders were moved; their rows are as they were."""
