@@ -66,16 +66,8 @@ def measure_magnitudes(
     share = min(MOST_COUNTED, max(LEAST, even_share(sizes, READ)))
     parts = _in_one_read(there, share, wholes, scale)
     done = {at for part in parts for at in part.positions}
-    alike: defaultdict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = defaultdict(list)
-    for at, entries in there.items():
-        if at in done:
-            continue
-        wide = torch.float64 if entries.dtype == torch.float64 else torch.float32
-        alike[entries.device, wide].append((at, _sample(entries, share, wholes.get(at))))
-    for (device, dtype), samples in alike.items():
-        for joined in _joined(samples, JOINED_ON_HOST if device.type == "cpu" else inf):
-            counts = _counts([sample for _, sample in joined], dtype, scale)
-            parts.append(to_host([at for at, _ in joined], counts))
+    left = {at: entries for at, entries in there.items() if at not in done}
+    parts += _by_operators(left, share, wholes, scale)
     return Measurement(MAGNITUDE_BINS, len(gradients), tuple(parts))
 
 
@@ -102,6 +94,20 @@ def _in_one_read(
     counts = [-(-size // stride) for size, stride in zip(found.sizes, strides, strict=True)]
     table = count_fused(found, counts, strides, 1.0 if scale is None else float(scale))
     return [Part(at, torch.from_numpy(table.T), None)]
+
+
+def _by_operators(
+    there: Mapping[int, Tensor], share: int, wholes: Mapping[int, tuple[int, ...]], scale: Tensor | None
+) -> Iterator[Part]:
+    """Count by PyTorch's operators: samples of one device and width together."""
+    alike: defaultdict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = defaultdict(list)
+    for at, entries in there.items():
+        wide = torch.float64 if entries.dtype == torch.float64 else torch.float32
+        alike[entries.device, wide].append((at, _sample(entries, share, wholes.get(at))))
+    for (device, dtype), samples in alike.items():
+        for joined in _joined(samples, JOINED_ON_HOST if device.type == "cpu" else inf):
+            counts = _counts([sample for _, sample in joined], dtype, scale)
+            yield to_host([at for at, _ in joined], counts)
 
 
 def _distance(shape: tuple[int, ...], most: int) -> int:

@@ -80,11 +80,9 @@ def _moved(
         return None
     step = state.get("step")
     found = Moved(at, parameter, gradient, moment, square, largest, step, is_remote(step), group)
-    if type(parameter) not in PLAIN or type(gradient) not in PLAIN:
-        found = _local_part(found)
-        if is_wrapper(found.weight) or is_wrapper(found.gradient):
-            return None
-    return found if found.weight.numel() else None
+    if type(parameter) in PLAIN and type(gradient) in PLAIN:
+        return found if parameter.numel() else None
+    return _local_part(found)
 
 
 def _gradient_of(parameter: Tensor | None) -> Tensor | None:
@@ -93,9 +91,12 @@ def _gradient_of(parameter: Tensor | None) -> Tensor | None:
     return None if gradient is None or gradient.layout is not torch.strided or gradient.is_complex() else gradient
 
 
-def _local_part(one: Moved) -> Moved:
-    moment, square, largest = (None if each is None else local(each) for each in one.moments())
+def _local_part(one: Moved) -> Moved | None:
+    """What this process holds of it; None where that is no entry, or can't be read."""
     weight, gradient = local(one.weight), local(one.gradient)
+    if is_wrapper(weight) or is_wrapper(gradient) or not weight.numel():
+        return None
+    moment, square, largest = (None if each is None else local(each) for each in one.moments())
     return replace(one, weight=weight, gradient=gradient, moment=moment, square=square, largest=largest)
 
 

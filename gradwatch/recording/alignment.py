@@ -115,18 +115,29 @@ def _step_of(
     size, count = weight.numel(), -(-(weight.numel() - entries.offset) // entries.stride)
     if old.numel() != count or (entries.stride == 1 and not _are_laid_out_alike(old, weight)):
         return None
-    addresses = []
-    for tensor, code, offset in zip(tensors, types, (0, *[entries.offset] * 3), strict=True):
+    addresses = _addresses(tensors, types, entries.offset)
+    if addresses is None:
+        return None
+    return *addresses, kind, of_gradient or 0, of_momentum or 0, count, entries.stride, size
+
+
+def _addresses(
+    tensors: tuple[Tensor, Tensor, Tensor | None, Tensor | None], types: tuple[int | None, ...], offset: int
+) -> list[int] | None:
+    """Where the entries of each tensor begin, 0 for one that is not there; None if one can't be read as it is."""
+    old, weight, *_ = tensors
+    found = []
+    for tensor, code in zip(tensors, types, strict=True):
         if tensor is None:
-            addresses.append(0)
+            found.append(0)
             continue
         if code is None or tensor.is_neg() or not (tensor is old or _are_laid_out_alike(tensor, weight)):
             return None
         address = tensor.data_ptr()
-        if size and not address:
+        if weight.numel() and not address:
             return None
-        addresses.append(address + offset * tensor.element_size())
-    return *addresses, kind, of_gradient or 0, of_momentum or 0, count, entries.stride, size
+        found.append(address if tensor is old else address + offset * tensor.element_size())
+    return found
 
 
 def _are_laid_out_alike(tensor: Tensor, weight: Tensor) -> bool:
