@@ -15,8 +15,8 @@ import itertools
 import json
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from typing import Concatenate, ParamSpec, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from torch import Tensor, nn, strided
 from torch.optim import Optimizer
@@ -29,6 +29,7 @@ from gradwatch.recording.parameters import listed_or_none, named_parameters, unr
 logger = logging.getLogger("gradwatch")
 
 P = ParamSpec("P")
+T = TypeVar("T")
 PROBES = 3  # parameters of each optimizer that are looked at
 GRADIENTS_AT_STEP = 2  # the step, from 0, from which on the parameters that have a gradient are noted
 
@@ -97,10 +98,9 @@ class _Probes:
             return
         self._lengths = lengths
         parameters = [p for group in groups for p in group["params"] if p.requires_grad]
-        last = len(parameters) - 1
-        places = sorted({round(i * last / (PROBES - 1)) for i in range(PROBES)}) if parameters else []
-        self.chosen = tuple(weakref.ref(parameters[place]) for place in places)
-        self._weights = [parameters[place]._version for place in places]
+        probed = _spread(parameters)
+        self.chosen = tuple(map(weakref.ref, probed))
+        self._weights = [parameter._version for parameter in probed]
         self.carried_each = [0] * len(self.chosen)
         self._may_be_carried, self._is_carried = [], []
 
@@ -188,16 +188,10 @@ class _Probes:
         if self.was_ever_reached or not self.chosen or optimizer is None:
             return None
         shapes = _shapes(p for p in listed_or_none(optimizer) or () if p.requires_grad)
-        # By the type alone: `isinstance` asks proxies for their class, and they may answer with work.
         everything = gc.get_objects()
-        held = _held_by(one for one in everything if issubclass(type(one), Optimizer))
-        for module in (one for one in everything if issubclass(type(one), nn.Module)):
-            with contextlib.suppress(Exception):  # whatever a module of the script does when asked
-                parameters = list(module.parameters())
-                has_gradients = any(p.grad is not None for p in parameters)
-                if has_gradients and _shapes(parameters) == shapes and not any(id(p) in held for p in parameters):
-                    return type(module)
-        return None
+        held = _held_by(_of_class(Optimizer, everything))
+        modules = _of_class(nn.Module, everything)
+        return next((type(module) for module in modules if _is_trained_beside(module, shapes, held)), None)
 
     def accept(self) -> None:
         """Take the change that was just made to the gradients as known: a clip call or a scaler made it."""
@@ -241,12 +235,34 @@ class _Probes:
         self._is_left = self._is_mixed = self.was_reached = False
 
 
+def _spread(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The parameters to probe: the first, the last and those between at even distances."""
+    last = len(parameters) - 1
+    places = sorted({round(i * last / (PROBES - 1)) for i in range(PROBES)}) if parameters else []
+    return [parameters[place] for place in places]
+
+
 def _shapes(parameters: Iterable[Tensor]) -> list[tuple[int, ...]]:
     return [tuple(p.shape) for p in parameters]
 
 
+def _of_class(kind: type[T], objects: Iterable[Any]) -> Iterator[T]:
+    """By the type alone: `isinstance` asks proxies for their class, and they may answer with work."""
+    return (one for one in objects if issubclass(type(one), kind))
+
+
 def _held_by(optimizers: Iterable[Optimizer]) -> set[int]:
     return {id(p) for one in optimizers for p in listed_or_none(one) or ()}
+
+
+def _is_trained_beside(module: nn.Module, shapes: Sequence[tuple[int, ...]], held: Set[int]) -> bool:
+    """Whether a module's parameters have these shapes, get gradients, and are none of ``held``."""
+    with contextlib.suppress(Exception):  # whatever a module of the script does when asked
+        parameters = list(module.parameters())
+        if _shapes(parameters) != shapes or all(p.grad is None for p in parameters):
+            return False
+        return held.isdisjoint(map(id, parameters))
+    return False
 
 
 def _both(some: Sequence[bool], others: Sequence[bool]) -> list[bool]:
@@ -345,7 +361,7 @@ class LoopCheck:
         """The parameters with a gradient that no living optimizer holds, whether it is recorded or not."""
         if not self._with_gradient:
             return []
-        held = _held_by(one for one in gc.get_objects() if issubclass(type(one), Optimizer))
+        held = _held_by(_of_class(Optimizer, gc.get_objects()))
         alive = ((name, reference()) for name, reference in self._with_gradient.items())
         return [name for name, parameter in alive if parameter is not None and id(parameter) not in held]
 

@@ -108,13 +108,12 @@ def open_sink(trained: Trained, run: Path, options: RecordingOptions, policies: 
     if options.recorder == "process":
         _check_process(trained, options)
     join = partial(_open_mailbox, rank, is_sharded, is_joint=is_joint)
-    if rank == 0 and options.recorder == "process":
-        return _open_process(trained, run, options, policies, join, world_size)
-    if rank == 0:
-        return _open_recorder(trained, run, options, policies, join, world_size)
-    mailbox = join()
-    sink = _open_sender(mailbox, trained, run, options.recorder)
-    return OpenedSink(sink=sink, world_size=world_size, mailbox=mailbox)
+    if rank:
+        mailbox = join()
+        sink = _open_sender(mailbox, trained, run, options.recorder)
+        return OpenedSink(sink=sink, world_size=world_size, mailbox=mailbox)
+    open_here = _open_process if options.recorder == "process" else _open_recorder
+    return open_here(trained, run, options, policies, join, world_size)
 
 
 def _open_recorder(

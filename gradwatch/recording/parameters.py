@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice, repeat
 from typing import Any, TypeAlias
 
@@ -82,17 +82,22 @@ def unregistered_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     registered = {id(parameter) for parameter in model.parameters()}
     found: list[tuple[str, nn.Parameter]] = []
     for path, module in model.named_modules():
-        for attribute, value in vars(module).items():
-            if attribute.startswith("_") or not isinstance(value, list | tuple | dict):
-                continue
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            for key, item in islice(items, MOST_UNREGISTERED):
-                name = ".".join(filter(None, [path, attribute, str(key)]))
-                if isinstance(item, nn.Module):
-                    found += [(printable(f"{name}.{inner}"), p) for inner, p in item.named_parameters()]
-                elif isinstance(item, nn.Parameter):
-                    found.append((printable(name), item))
+        for name, item in _in_containers(module, path):
+            if isinstance(item, nn.Module):
+                found += [(printable(f"{name}.{inner}"), p) for inner, p in item.named_parameters()]
+            elif isinstance(item, nn.Parameter):
+                found.append((printable(name), item))
     return [(name, parameter) for name, parameter in found if id(parameter) not in registered]
+
+
+def _in_containers(module: nn.Module, path: str) -> Iterator[tuple[str, object]]:
+    """The first entries of each plain list, tuple and dict of a module, by their names."""
+    for attribute, value in vars(module).items():
+        if attribute.startswith("_") or not isinstance(value, list | tuple | dict):
+            continue
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in islice(items, MOST_UNREGISTERED):
+            yield ".".join(filter(None, [path, attribute, str(key)])), item
 
 
 def printable(name: str) -> str:
@@ -164,6 +169,12 @@ def _plain_parts(model: nn.Module) -> dict[int, tuple[tuple[int, ...], str]]:
 def listed(optimizer: Optimizer) -> list[Tensor]:
     """The parameters of all groups."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _are_still_listed(optimizer: Optimizer, before: Sequence[Tensor]) -> bool:
+    """Whether `listed` would find the same, without a list: to make one takes longer than to compare."""
+    lists = [group["params"] for group in optimizer.param_groups]
+    return sum(map(len, lists)) == len(before) and all(map(operator.is_, chain.from_iterable(lists), before))
 
 
 def listed_or_none(optimizer: Optimizer) -> list[Tensor] | None:
@@ -288,11 +299,7 @@ class ParameterTable:
         optimizer, trained = self._optimizer(), self._trained()
         if optimizer is None or trained is None:
             return None
-        # Without a list of them all: of a thousand parameters that takes longer than to compare them.
-        lists = [group["params"] for group in optimizer.param_groups]
-        if sum(map(len, lists)) == len(trained.listed) and all(
-            map(operator.is_, chain.from_iterable(lists), trained.listed)
-        ):
+        if _are_still_listed(optimizer, trained.listed):
             return None
         now = trained.listed = listed(optimizer)
         self.ids = {id(parameter) for parameter in now}

@@ -99,7 +99,6 @@ def scalars(window: list[StepRecord]) -> dict[str, float]:
     {'total_norm': 1.0, 'total_norm_max': 9.0, 'clip_coef': 0.1, 'clipped_fraction': 0.5, 'nonfinite': 0.0}
     """
     losses = [record.loss for record in window if record.loss is not None]
-    finite = [loss for loss in losses if math.isfinite(loss)]
     found = {}
     if any(record.norm_is_known for record in window):
         found = {
@@ -110,8 +109,14 @@ def scalars(window: list[StepRecord]) -> dict[str, float]:
             "nonfinite": float(max(record.nonfinite for record in window)),
         }
     if losses:
-        found["loss"] = sum(finite) / len(finite) if finite else math.nan
+        found["loss"] = _mean_of_finite(losses)
     return found
+
+
+def _mean_of_finite(values: list[float]) -> float:
+    """The mean of the finite ones; NaN if none is."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
 
 
 def _unless_nan(choose: Callable[[list[float]], float], values: list[float]) -> float:

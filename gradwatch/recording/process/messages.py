@@ -51,13 +51,7 @@ def encode_step(kind: Kind, optimizer: str, numbers: StepNumbers, settled: Seque
     ``settled``: optimizers whose held step is complete as it is.
     """
     table = _without_gaps(numbers.table)
-    arrays = [] if table is not None else list(numbers.stats.values())
-    if numbers.with_gradient is not None:
-        arrays.append(np.asarray(numbers.with_gradient, np.float64))
-    for columns in (numbers.weights, numbers.updates, numbers.magnitudes, numbers.sentinels):
-        arrays += () if columns is None else columns.values()
-    if numbers.with_update is not None:
-        arrays.append(np.asarray(numbers.with_update, np.float64))
+    arrays = _arrays_beside(table, numbers)
     own = numbers.own
     lengths = tuple(map(len, arrays))
     if len(arrays) > 1:  # most are short, and each costs more to hand on than to copy
@@ -75,15 +69,28 @@ def encode_step(kind: Kind, optimizer: str, numbers: StepNumbers, settled: Seque
         tuple(numbers.stats),
         None if table is None else (*table.shape, table is not numbers.table),
         numbers.with_gradient is None,
-        None if numbers.weights is None else tuple(numbers.weights),
-        None if numbers.updates is None else tuple(numbers.updates),
-        None if numbers.magnitudes is None else tuple(numbers.magnitudes),
-        None if numbers.sentinels is None else tuple(numbers.sentinels),
+        *[None if columns is None else tuple(columns) for columns in _columns_of(numbers)],
         (numbers.micro_batches, numbers.first_norm),
         None if own is None else (own.norm, own.nonfinite, own.before_reduction),
         lengths,
     )
     return [*head, *map(_bytes_of, arrays if table is None else (table, *arrays))]
+
+
+def _columns_of(numbers: StepNumbers) -> tuple[Columns | None, ...]:
+    return numbers.weights, numbers.updates, numbers.magnitudes, numbers.sentinels
+
+
+def _arrays_beside(table: NDArray[np.float64] | None, numbers: StepNumbers) -> list[NDArray[np.float64]]:
+    """What a step has beside its table, or without one: the arrays in the order in which `decode_step` takes them."""
+    arrays = [] if table is not None else list(numbers.stats.values())
+    if numbers.with_gradient is not None:
+        arrays.append(np.asarray(numbers.with_gradient, np.float64))
+    for columns in _columns_of(numbers):
+        arrays += () if columns is None else columns.values()
+    if numbers.with_update is not None:
+        arrays.append(np.asarray(numbers.with_update, np.float64))
+    return arrays
 
 
 def _without_gaps(table: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
