@@ -88,6 +88,15 @@ def main() -> None:
         stream.reconfigure(errors="backslashreplace")
     if _WITHOUT_PYARROW.intersection(sys.argv[1:2]):
         sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]  # so that it can't be imported in this process
+    to_launch = _run_command()
+    # A script runs outside of this handling: its exceptions and its streams are its own.
+    for stream, errors in zip(streams, before, strict=True):
+        stream.reconfigure(errors=errors)
+    commands.run.launch(to_launch)
+
+
+def _run_command() -> Launch:
+    """Run the command and end the process, unless the command leaves a script to launch."""
     to_launch: list[Launch] = []
     try:
         _app_for(sys.argv[1:2])(obj=to_launch, default_map=_default_map())
@@ -103,7 +112,4 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    # A script runs outside of this handling: its exceptions and its streams are its own.
-    for stream, errors in zip(streams, before, strict=True):
-        stream.reconfigure(errors=errors)
-    commands.run.launch(to_launch[0])
+    return to_launch[0]

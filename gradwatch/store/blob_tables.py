@@ -177,10 +177,17 @@ class BlobTables:
         return [(f"{table}.id > ? and {table}.id <= ? and {table}.id % ? = 0", bounds)]
 
     def _find_missing(self, table: str, optimizer: str, there: list[int], part: Part) -> None:
-        """Count the rows that were written, as the steps say, and are not there."""
+        """Note the rows that are missing, once for the same part."""
         looked = (table, optimizer, part, len(there))
         if (part.most < 0 and looked in self._looked) or (not there and not self._bits_written() & PARTS[table]):
             return
+        missing = self._missing(table, optimizer, there, part)
+        self._integrity.left_out |= {(table, number) for number in missing}
+        if not missing:
+            self._looked.add(looked)
+
+    def _missing(self, table: str, optimizer: str, there: list[int], part: Part) -> list[int]:
+        """The rows that were written, as the steps say, and are not there."""
         missing: list[int] = []
         present = set(there)
         for which, ids in self._chosen("step", replace(part, most=-1)):
@@ -191,9 +198,7 @@ class BlobTables:
                 missing += [
                     number for (number,) in self._db.rows(f"select id {written}", *values) if number not in present
                 ]
-        self._integrity.left_out |= {(table, number) for number in missing}
-        if not missing:
-            self._looked.add(looked)
+        return missing
 
     def _bits_written(self) -> int:
         """Every bit of step.parts that any step has: a table that none has needs no pass over a million steps."""

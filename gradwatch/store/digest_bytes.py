@@ -145,14 +145,7 @@ def unpack_layers(blob: bytes, stats: Collection[str] = STATS) -> LayerDigest:
         parameters = len(arrays["high"])
         maxima = {stat: arrays[f"maxima.{stat}"] for stat in STATS if f"maxima.{stat}" in arrays}
         groups = -(-int(about["rows"]) // GROUP)
-        sizes = {name: len(arrays[name]) for name in ("high_row", "bad", "absent", "zeros", "zeros_known")}
-        held = int(arrays["sketch.bins"].sum())
-        if (
-            any(table.shape != (groups, parameters) for table in maxima.values())
-            or set(sizes.values()) != {parameters}
-            or not len(arrays["sketch.bin"]) == len(arrays["sketch.count"]) == held
-            or len(arrays["sketch.bins"]) != parameters
-        ):
+        if any(table.shape != (groups, parameters) for table in maxima.values()) or not _fit_together(arrays):
             raise ValueError("this is no digest of layers")
         # Copies, for an array that is a part of the bytes keeps all of them.
         return LayerDigest(
@@ -172,3 +165,13 @@ def unpack_layers(blob: bytes, stats: Collection[str] = STATS) -> LayerDigest:
         )
     except (KeyError, TypeError) as error:
         raise ValueError("this is no digest of layers") from error
+
+
+def _fit_together(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether the arrays of a digest of layers are of as many parameters, and its sketch has what their bins hold."""
+    of_parameters = ("high", "high_row", "bad", "absent", "zeros", "zeros_known", "sketch.bins")
+    held = int(arrays["sketch.bins"].sum())
+    return (
+        len({len(arrays[name]) for name in of_parameters}) == 1
+        and len(arrays["sketch.bin"]) == len(arrays["sketch.count"]) == held
+    )

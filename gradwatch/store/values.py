@@ -312,7 +312,7 @@ def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepReco
     magnitudes = _made(MagnitudeStats, magnitude)
     if magnitudes is not None and not _are_counts(magnitudes, layers):
         return None
-    if layers is not None and not (_fit_the_layers(weight, rank, layers) and _fit_the_layers(update, {}, layers)):
+    if layers is not None and not _fit_the_layers(weight, update, rank, layers):
         return None
     if sentinel and not _has_positions(sentinel["position"], layers):
         return None
@@ -381,10 +381,12 @@ def are_positions(table: Floats, length: int) -> NDArray[np.bool_]:
     return found
 
 
-def _fit_the_layers(weight: Mapping[str, Floats], rank: Mapping[str, Floats], layers: LayerStats) -> bool:
-    """Whether the weights or updates are of no more parameters, and the ranks differ in one of them."""
+def _fit_the_layers(
+    weight: Mapping[str, Floats], update: Mapping[str, Floats], rank: Mapping[str, Floats], layers: LayerStats
+) -> bool:
+    """Whether weights and updates are of no more parameters, and the ranks differ in one of them."""
     count = len(layers.parameters)
-    if weight and len(weight["weight_norm"]) > count:
+    if any(norms and len(norms["weight_norm"]) > count for norms in (weight, update)):
         return False
     return not rank or not (rank["differs_in"] >= count).any()
 

@@ -32,11 +32,8 @@ def layer_table(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
     lost, names = screen.fit_layers([summary.layers[i].name for i in shown], _name_width(screen), "layer")
     history = screen.width - len(names[0]) - 2 - sum(width + 1 for _, width, _ in columns)
     head = "layer".ljust(len(names[0]) + 1) + "".join(f"{title:>{width}} " for title, width, _ in columns)
-    beginning = f"all in {lost.rstrip('.')}" if lost.rstrip(".") else ""
     room = history - len("history  ")
-    if len(beginning) > room and more and len(beginning) + more[0].cell_len + 2 <= screen.width:
-        more[0] = Text(f"{beginning}; {more[0].plain}", "dim")
-        beginning = ""
+    beginning, more = _place_beginning(lost.rstrip("."), room, more, screen)
     norms, bad = summary.series.layer_norm, summary.series.layer_nonfinite
     curves = [chart(norms[:, i].astype(float), bad[:, i], history, 1, screen.ink)[0] for i in shown]
     lines = [Text(f"{head} history", "bold").append(_cut(beginning, room, screen), "dim")]
@@ -44,13 +41,23 @@ def layer_table(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
     if any(screen.ink.over in curve.plain for curve in curves) and lines[0].cell_len + len(cut) <= screen.width:
         lines[0].append(cut, "dim")
     for index, name, curve in zip(shown, names, curves, strict=True):
-        line = Text(f"{name} ")
-        for _, width, text in columns:
-            line.append(f"{text(summary.layers[index]):>{width}} ")
-        lines.append(line.append(" ").append_text(curve))
+        lines.append(_numbers(name, summary.layers[index], columns).append_text(curve))
     if summary.quantile_error is not None:
         more = [Text(f"medians and p99 of layers within {share(summary.quantile_error)} of exact", "dim"), *more]
     return [*lines, *more]
+
+
+def _numbers(name: str, layer: LayerSummary, columns: Sequence[Column]) -> Text:
+    """A row up to its curve."""
+    return Text(f"{name} " + "".join(f"{text(layer):>{width}} " for _, width, text in columns) + " ")
+
+
+def _place_beginning(lost: str, room: int, more: list[Text], screen: Screen) -> tuple[str, list[Text]]:
+    """What all names begin with: for the head of the table, or beside ``more`` below it if there is room only there."""
+    beginning = f"all in {lost}" if lost else ""
+    if len(beginning) > room and more and len(beginning) + more[0].cell_len + 2 <= screen.width:
+        return "", [Text(f"{beginning}; {more[0].plain}", "dim"), *more[1:]]
+    return beginning, more
 
 
 def _cut(beginning: str, room: int, screen: Screen) -> str:
