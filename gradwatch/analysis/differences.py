@@ -114,6 +114,29 @@ def difference(first: RunReader, second: RunReader, optimizer: str) -> Differenc
     left, right = (frame.loc[common] for frame in frames)
     is_imported = any("source" in reader.meta() for reader in (first, second))
     columns = _columns(left, right, is_imported=is_imported)
+    parting = _parting(first, second, optimizer, left, right, columns)
+    if parting:
+        parting["alike"] = _alike(columns, parting["source"], is_imported=is_imported)
+        parting["growth"] = _growth(left, right, parting["step"])
+    return Difference(
+        optimizer=optimizer,
+        common_steps=len(common),
+        only_first=only_first,
+        only_second=only_second,
+        **parting,
+    )
+
+
+def _parting(
+    first: RunReader,
+    second: RunReader,
+    optimizer: str,
+    left: pd.DataFrame,
+    right: pd.DataFrame,
+    columns: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """What differs first, as fields of a `Difference`; empty if nothing does."""
+    common = left.index
     found = [
         _in_columns(left, right, columns["settings"], "settings"),
         _in_parameters(first, second, optimizer, common, "weight_norm", "weights"),
@@ -126,20 +149,9 @@ def difference(first: RunReader, second: RunReader, optimizer: str) -> Differenc
     ]
     # Of one step, what is computed first comes first: min keeps the order of the list.
     parting = min((one for one in found if one is not None), key=lambda one: one["step"], default={})
-    if parting:
-        parting = _in_settings(first.settings(optimizer), second.settings(optimizer), int(common[0])) or parting
-    more: dict[str, Any] = {}
-    if parting:
-        alike = _alike(columns, parting["source"], is_imported=is_imported)
-        more = {"alike": alike, "growth": _growth(left, right, parting["step"])}
-    return Difference(
-        optimizer=optimizer,
-        common_steps=len(common),
-        only_first=only_first,
-        only_second=only_second,
-        **parting,
-        **more,
-    )
+    if not parting:
+        return {}
+    return _in_settings(first.settings(optimizer), second.settings(optimizer), int(common[0])) or parting
 
 
 def relative_difference(first: float, second: float) -> float | None:

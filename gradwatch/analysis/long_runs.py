@@ -91,14 +91,20 @@ def long_layers(
     known = [stat for stat in STATS if all(stat in digest.maxima for digest in digests.values())]
     if not known:
         return None
-    # The non-finite entries tell a norm that is NaN from one that is not there.
-    has_zeros = zeros and any(d.zeros_known.any() for d in digests.values())
-    more = {"nonfinite", *(("zeros",) if has_zeros else ())}
-    counted = [stat for stat in STATS if stat in {"norm", *known, *more}]
+    counted = _counted(known, digests.values(), zeros=zeros)
     for gap in _gaps(list(digests), len(ids)):
         digests |= dict(sketches.taken_from(_read(reader, optimizer, ids, gap, counted)))
     found = _joined(sorted(digests.items()), ids, steps, known, parameters, sketches.merged())
     return found if zeros else replace(found, zeros=np.full(parameters, np.nan))
+
+
+def _counted(known: Sequence[str], digests: Iterable[LayerDigest], *, zeros: bool) -> list[str]:
+    """The statistics that are read of rows without a digest."""
+    # The non-finite entries tell a norm that is NaN from one that is not there.
+    wanted = {"norm", "nonfinite", *known}
+    if zeros and any(digest.zeros_known.any() for digest in digests):
+        wanted.add("zeros")
+    return [stat for stat in STATS if stat in wanted]
 
 
 def _is_long(rows: int, parameters: int) -> bool:

@@ -102,11 +102,12 @@ def advise_after(
     if refused is not None:
         return _without(changes, f"the unchanged run supports no threshold: {refused}")
     new, reasons = _with_optimizer(history, changes)
+    new = _with_rate(new, changes)
     if (why := _not_of_this_optimizer(new, changes)) is not None:
         return _without(changes, why)
     new, more = _with_momentum(new, changes)
     reasons += more
-    effects = [e for e in (_of_batch(setup, changes), _of_decay(history, new, setup, changes)) if e is not None]
+    effects = _effects(history, new, setup, changes)
     choices = [_choose(new, norms, weights) for norms, weights in _combined(effects)]
     decisive = [_choose(new, norms, weights) for norms, weights in _combined([_decided(effect) for effect in effects])]
     numbers = [choice.number for choice in decisive]
@@ -123,6 +124,12 @@ def advise_after(
         reasons=tuple(reasons),
         clip=after,
     )
+
+
+def _effects(old: OptimizerHistory, new: OptimizerHistory, setup: Setup, changes: Mapping[str, str]) -> list[_Effect]:
+    """What the changes do to norms and weights."""
+    found = _of_batch(setup, changes), _of_decay(old, new, setup, changes)
+    return [effect for effect in found if effect is not None]
 
 
 def _reasons_of_policy(before: str | None, after: str | None, new: OptimizerHistory) -> list[str]:
@@ -189,28 +196,32 @@ def _without(changes: Mapping[str, str], why: str) -> ChangedAdvice:
 
 
 def _with_optimizer(history: OptimizerHistory, changes: Mapping[str, str]) -> tuple[OptimizerHistory, list[str]]:
-    """The history as if another class of optimizer or learning rate had been in use."""
-    new, reasons = history, []
+    """The history as if another class of optimizer had been in use, and what that changes."""
     name = changes.get("optimizer", history.optimizer_class)
-    if name != history.optimizer_class:
-        rule = find_update_rule(name, {}, history.frame.iloc[:0], history.weights.iloc[:0])
-        keeps = rule == history.update_rule
-        reasons.append(_words_of_rule(name, rule, history.update_rule))
-        if rule == "follows-gradient" and not keeps and "momentum" not in changes:
-            reasons.append(f"{name} is taken without momentum")
-        if not keeps and "lr" not in changes:
-            new = replace(new, learning_rate=None)
-            reasons.append(f"the learning rate for {name} is not known (pass --if lr=...), so the norms alone decide")
-        new = replace(new, optimizer_class=name, update_rule=rule, fixed_size=is_of_fixed_size(name, {}))
-        new = replace(new, momentum=history.momentum if keeps else 0.0)
-        if not keeps:
-            new = replace(new, update_ratio=None, least_norm=0.0)
-    if "lr" in changes:
-        rate, old, ratio = float(changes["lr"]), new.learning_rate, new.update_ratio
-        if ratio is not None and old and not new.is_adaptive:
-            ratio *= rate / old  # an adaptive one's says only whether the recorded updates could have lowered the loss
-        new = replace(new, learning_rate=rate, update_ratio=ratio)
+    if name == history.optimizer_class:
+        return history, []
+    rule = find_update_rule(name, {}, history.frame.iloc[:0], history.weights.iloc[:0])
+    reasons = [_words_of_rule(name, rule, history.update_rule)]
+    new = replace(history, optimizer_class=name, update_rule=rule, fixed_size=is_of_fixed_size(name, {}))
+    if rule == history.update_rule:
+        return new, reasons
+    new = replace(new, momentum=0.0, update_ratio=None, least_norm=0.0)
+    if rule == "follows-gradient" and "momentum" not in changes:
+        reasons.append(f"{name} is taken without momentum")
+    if "lr" not in changes:
+        new = replace(new, learning_rate=None)
+        reasons.append(f"the learning rate for {name} is not known (pass --if lr=...), so the norms alone decide")
     return new, reasons
+
+
+def _with_rate(history: OptimizerHistory, changes: Mapping[str, str]) -> OptimizerHistory:
+    """The history as if another learning rate had been in use."""
+    if "lr" not in changes:
+        return history
+    rate, old, ratio = float(changes["lr"]), history.learning_rate, history.update_ratio
+    if ratio is not None and old and not history.is_adaptive:
+        ratio *= rate / old  # an adaptive one's says only whether the recorded updates could have lowered the loss
+    return replace(history, learning_rate=rate, update_ratio=ratio)
 
 
 def _words_of_rule(name: str, rule: str | None, old: str | None) -> str:

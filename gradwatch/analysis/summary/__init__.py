@@ -178,8 +178,10 @@ def summarize(
     events, is_imported, ending = facts.events, facts.is_imported, facts.ending
     del facts  # of a long run they take memory
     series = step_series(reader, name, steps, layers=layers)
-    update_ratios = reader.layers("update_ratio", name) if layers else pd.DataFrame()
-    each = layer_summaries(reader, name, series, update_ratios) if layers else ()
+    update_ratios, each = pd.DataFrame(), tuple[LayerSummary, ...]()
+    if layers:
+        update_ratios = reader.layers("update_ratio", name)
+        each = layer_summaries(reader, name, series, update_ratios)
     attempts = reader.attempts()
     relevant = most_relevant(each, events)
     meta, notes = reader.meta(), read_notes(reader.path)
@@ -206,7 +208,7 @@ def summarize(
         tags=notes.tags,
         seconds=_elapsed(steps["wall_time"]),
         total_steps=total,
-        seconds_left=None if total is None else _seconds_left(steps, total),
+        seconds_left=_seconds_left(steps, total),
         running=ending.state == "running",
         ended=attempts[-1].reason if attempts else None,
         verdict=verdict,
@@ -271,8 +273,10 @@ def _is_changed_by_script(findings: tuple[Finding, ...], optimizer: str) -> bool
     return any(finding.code == "clipped-by-script" and finding.optimizer == optimizer for finding in findings)
 
 
-def _seconds_left(steps: pd.DataFrame, total: int) -> float | None:
+def _seconds_left(steps: pd.DataFrame, total: int | None) -> float | None:
     """The remaining steps times the mean duration of the latest `PACE_STEPS` of the last attempt."""
+    if total is None:
+        return None
     latest = steps[steps["attempt"] == steps["attempt"].iloc[-1]].iloc[-PACE_STEPS:]
     made = int(latest.index[-1] - latest.index[0])
     left = max(0, total - 1 - int(latest.index[-1]))
