@@ -161,7 +161,17 @@ def test_a_query_that_changes_something_would_be_found():
     assert sets_attributes(query) == ["at"]
 
 
-@pytest.mark.parametrize("folder", ["gradwatch/analysis/diagnosis", "gradwatch/measure"])
-def test_rules_and_measuring_are_of_functions_that_read_from_top_to_bottom(house, folder):
-    """Conditions joined by `and` and `or` count here, as they do not in ruff's C901: a rule is made of these."""
-    assert [name for complexity, name in house.complexities(house.sources(ROOT, folder)) if complexity > 17] == []
+MOST_COMPLEX = {"gradwatch": 12, "gradwatch.analysis.diagnosis": 17, "gradwatch.sources": 21}
+"""The largest complexity of a function, by package. Rules and readers of foreign files are made of conditions."""
+
+
+def limit_of(name):
+    """That of the innermost package that holds the function."""
+    return MOST_COMPLEX[max((package for package in MOST_COMPLEX if name.startswith(f"{package}.")), key=len)]
+
+
+def test_functions_read_from_top_to_bottom(house):
+    """Conditions joined by `and` and `or` count here, as they do not in ruff's C901."""
+    found = {name: complexity for complexity, name in house.complexities(house.sources(ROOT, "gradwatch"))}
+    assert len(found) > 3000
+    assert {name: complexity for name, complexity in found.items() if complexity > limit_of(name)} == {}
