@@ -36,15 +36,22 @@ def layer_table(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
     beginning, more = _place_beginning(lost.rstrip("."), room, more, screen)
     norms, bad = summary.series.layer_norm, summary.series.layer_nonfinite
     curves = [chart(norms[:, i].astype(float), bad[:, i], history, 1, screen.ink)[0] for i in shown]
-    lines = [Text(f"{head} history", "bold").append(_cut(beginning, room, screen), "dim")]
-    cut = f"  {screen.ink.over} off scale"
-    if any(screen.ink.over in curve.plain for curve in curves) and lines[0].cell_len + len(cut) <= screen.width:
-        lines[0].append(cut, "dim")
-    for index, name, curve in zip(shown, names, curves, strict=True):
-        lines.append(_numbers(name, summary.layers[index], columns).append_text(curve))
+    title = Text(f"{head} history", "bold").append(_cut(beginning, room, screen), "dim")
+    rows = [
+        _numbers(name, summary.layers[index], columns).append_text(curve)
+        for index, name, curve in zip(shown, names, curves, strict=True)
+    ]
     if summary.quantile_error is not None:
         more = [Text(f"medians and p99 of layers within {share(summary.quantile_error)} of exact", "dim"), *more]
-    return [*lines, *more]
+    return [_with_legend(title, curves, screen), *rows, *more]
+
+
+def _with_legend(title: Text, curves: Sequence[Text], screen: Screen) -> Text:
+    """The title with the mark of what is above the chart, where a curve has one and there is room."""
+    legend = f"  {screen.ink.over} off scale"
+    if any(screen.ink.over in curve.plain for curve in curves) and title.cell_len + len(legend) <= screen.width:
+        title.append(legend, "dim")
+    return title
 
 
 def _numbers(name: str, layer: LayerSummary, columns: Sequence[Column]) -> Text:
