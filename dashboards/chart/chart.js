@@ -12,7 +12,7 @@ import { listing } from "./listing.js";
 import { drawMarks } from "./marks.js";
 import { optionsOf } from "./options.js";
 import { describe, stepsAt, valuesAt } from "./readout.js";
-import { above, capOf, tableOf } from "./table.js";
+import { above, capOf, cutText, tableOf } from "./table.js";
 import { drawPlot } from "./vector.js";
 
 const LEAST_WIDTH = 160; // px
@@ -56,12 +56,13 @@ export class Chart {
     this.#look = { title, height, share };
     this.readout = h("p", { class: "readout" });
     this.heading = h("h3", { title: hint }, title);
+    this.limit = h("p", { class: "limit", title: "The axis ends here; whole y axis shows all." });
     this.canvas = h("div", { class: "plot", role: "img", "aria-label": title });
     this.box = h("div", { class: "plot-box" }, this.canvas);
     this.element = h(
       "section",
       { class: "track", "aria-label": title },
-      h("div", { class: "gutter" }, this.heading, this.readout),
+      h("div", { class: "gutter" }, this.heading, this.limit, this.readout),
       this.box,
       this.#table.element,
     );
@@ -130,8 +131,9 @@ export class Chart {
   #rebuild({ lines, theme, log = false, robust = false, values, title }) {
     this.#plot?.destroy();
     const cap = robust && !values ? capOf(lines) : Infinity;
-    this.#above = above(lines, values ? values[1] : cap);
-    this.heading.classList.toggle("cut", this.#above.length > 0);
+    const end = values ? values[1] : cap;
+    this.#above = above(lines, end);
+    this.limit.textContent = cutText(this.#above, end);
     const options = optionsOf({
       width: Math.max(LEAST_WIDTH, this.canvas.clientWidth),
       height: this.#look.height,

@@ -1,6 +1,7 @@
 // From lines to the table that uPlot draws.
 /** @import { Line } from "../types.d.ts" */
 import { ends, smallestPositive } from "../draw/scales.js";
+import { number } from "../draw/text.js";
 import uPlot from "../vendor/uplot/uPlot.esm.js";
 
 const TALL = 100; // times the median: as high as an axis goes, as in the terminal
@@ -57,6 +58,16 @@ export function above(lines, cap) {
       ? []
       : [...high.keys()].filter((i) => high[i] > cap).map((i) => ({ step: (first[i] + last[i]) / 2, colour })),
   );
+}
+
+/**
+ * What the triangles of a chart mean; empty where nothing rises above its axis.
+ *
+ * @param {{ step: number }[]} risen columns above
+ * @param {number} cap
+ */
+export function cutText(risen, cap) {
+  return risen.length ? `▲ above ${number(cap)}` : "";
 }
 
 /**

@@ -4,7 +4,7 @@
 /** @import { Norms } from "./values.js" */
 import { FONT } from "../chart/options.js";
 import { ink } from "../draw/colours.js";
-import { count, share, whole } from "../draw/text.js";
+import { count, number, share, whole } from "../draw/text.js";
 import { barsOf, effectOf } from "./values.js";
 
 const LEAST = 4; // px: a bar
@@ -46,7 +46,7 @@ export function drawDistribution(ctx, { norms, axis, threshold, width, colour, t
   if (below) ctx.fillText(`▼ ${whole(below)} below`, width - MARGIN, top + axis.height - 4);
   ctx.textAlign = "left";
   // Below the bars, which a label beside the threshold would cover.
-  const told = `clips ${share(effectOf(norms, threshold).clipped)} of ${count(norms.finite + norms.unknown, "step")}`;
+  const told = `${number(threshold)} clips ${share(effectOf(norms, threshold).clipped)} of ${count(norms.finite + norms.unknown, "step")}`;
   ctx.fillStyle = colours.text;
   ctx.fillText(told, MARGIN, top + axis.height + 16, width - 2 * MARGIN);
 }

@@ -35,7 +35,7 @@ export function ownerText({ optimizer, rank }, several) {
 }
 
 /**
- * The evidence as pairs of a name, and a value with its unit.
+ * The evidence as pairs of a name, and a value with its unit unless the name says it.
  *
  * @param {Finding} finding
  * @returns {[name: string, value: string][]}
@@ -43,7 +43,9 @@ export function ownerText({ optimizer, rank }, several) {
 export function evidenceOf({ evidence }) {
   return Object.entries(evidence).map(([name, { value, unit }]) => {
     const known = value === null ? "not known" : valueText(value);
-    return [name.replaceAll("_", " "), `${known} (${unit})`];
+    const words = name.replaceAll("_", " ");
+    const isSaid = words.split(" ").some((word) => unit === word || unit === `${word}s`);
+    return [words, isSaid ? known : `${known} (${unit})`];
   });
 }
 
@@ -53,5 +55,5 @@ export function evidenceOf({ evidence }) {
  * @param {number | string} value
  */
 function valueText(value) {
-  return Number.isSafeInteger(value) ? whole(Number(value)) : number(value, 4);
+  return Number.isSafeInteger(value) ? whole(Number(value)) : number(value);
 }

@@ -1,7 +1,7 @@
 // The events as a list of buttons. A click leads to the step and the parameter.
 /** @import { RunEvent } from "../types.d.ts" */
 import { h, markCurrent, prose } from "../draw/dom.js";
-import { whole } from "../draw/text.js";
+import { steps } from "../draw/text.js";
 import { madeAgain } from "../state/events.js";
 
 const SHAPES = { critical: "▲", warning: "◆", info: "●" };
@@ -67,7 +67,6 @@ export class EventList {
 
   /** @param {RunEvent} event @param {number} i @param {boolean} several optimizers */
   #button(event, i, several) {
-    const lasted = event.until === null || event.until === event.step ? "" : ` to ${whole(event.until)}`;
     const again = madeAgain(event);
     const whose = several ? `, optimizer ${event.optimizer}` : "";
     return h(
@@ -75,7 +74,7 @@ export class EventList {
       { type: "button", class: `event ${event.severity}`, onclick: () => this.#choose(this.#shown.events[i]) },
       h("span", { class: "shape", "aria-hidden": "true" }, SHAPES[event.severity]),
       h("strong", {}, `${event.severity} ${event.kind}`),
-      ` step ${whole(event.step)}${lasted}${whose}${again && `, ${again}`}`,
+      ` ${steps(event.step, event.until ?? event.step)}${whose}${again && `, ${again}`}`,
       h("span", { class: "message" }, ...prose(event.message)),
     );
   }

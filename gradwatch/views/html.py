@@ -225,4 +225,4 @@ def _note(view: RunView, part: Mapping[str, Any], missing: Sequence[str]) -> str
         of_layers = f"one column for {joined_steps} steps with the largest value of each"
     which = f"optimizer {summary.optimizer} (not {', '.join(missing)}); " if missing else ""
     made = f"Made by gradwatch {__version__}."
-    return f"In this file: {which}{of_steps}; of the layers, {of_layers}, to 0.4%. {made}"
+    return f"In this file: {which}{of_steps}; of the layers, {of_layers}, rounded to 0.4%. {made}"

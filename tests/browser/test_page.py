@@ -274,6 +274,7 @@ def test_every_event_has_its_mark_in_the_lane_and_a_click_leads_to_it(page):
     seen.page.mouse.click(x, box["y"] + 2.5 * 14)
     seen.settle()
     expect(seen.frame.locator("button.event").nth(0)).to_have_attribute("aria-current", "true")
+    expect(seen.frame.locator("button.event").filter(has_text="critical explosion steps 400 to 403")).to_be_visible()
     assert seen.range()[0] < 100 < seen.range()[1]
 
 
@@ -299,9 +300,12 @@ def test_one_explosion_does_not_flatten_the_rest_and_its_height_is_told(page):
     assert (*RUN_BLUE, 255) in seen.chart_colours("total norm", 402, 0.0, 0.1), "a triangle at the top"
     assert "total_norm 1e9" in seen.point("total norm", 402)
     assert (*RUN_BLUE, 255) not in seen.chart_colours("total norm", 200, 0.0, 0.5)
+    legend = seen.frame.locator("section[aria-label='total norm'] .limit")
+    assert 100 < float(re.fullmatch(r"▲ above (\S+)", legend.inner_text())[1]) < 150, "100 times the level of 1"
     seen.frame.get_by_label("whole y axis").check()
     seen.settle()
     assert plot.screenshot() != cut
+    expect(legend).to_have_text("")
     seen.frame.get_by_label("whole y axis").uncheck()
 
 

@@ -28,7 +28,7 @@ test("an optimizer is named where there are several, and a rank where one is kno
   assert.equal(ownerText(finding({ optimizer: null, rank: 0 }), true), "rank 0");
 });
 
-test("evidence keeps steps whole, has its unit, and says what is not known", () => {
+test("evidence keeps steps whole, has its unit where its name does not say it, and says what is not known", () => {
   const evidence = {
     last_step: { value: 123456, unit: "step" },
     norm_before: { value: 0.00123456, unit: "norm" },
@@ -37,10 +37,10 @@ test("evidence keeps steps whole, has its unit, and says what is not known", () 
     fault: { value: null, unit: "cause" },
   };
   assert.deepEqual(evidenceOf(finding({ evidence })), [
-    ["last step", "123,456 (step)"],
-    ["norm before", "0.001235 (norm)"],
-    ["loss last", "3.251e34 (loss)"],
-    ["loss", "NaN (loss)"],
+    ["last step", "123,456"],
+    ["norm before", "0.00123"],
+    ["loss last", "3.25e34"],
+    ["loss", "NaN"],
     ["fault", "not known (cause)"],
   ]);
 });

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { badSpans, spansOf } from "../../dashboards/chart/bad.js";
 import { describe, stepsAt, valuesAt } from "../../dashboards/chart/readout.js";
-import { above, capOf, isolated, tableOf, yRange } from "../../dashboards/chart/table.js";
+import { above, capOf, cutText, isolated, tableOf, yRange } from "../../dashboards/chart/table.js";
 
 import { drawnRuns } from "../../dashboards/parts/drawn.js";
 import {
@@ -204,6 +204,8 @@ test("an axis ends at 100 times the median, and what rises above it is marked", 
   const line = lineOfValues([1, 1, 1, 1e19, NaN]);
   assert.equal(capOf([line]), 100);
   assert.deepEqual(above([line], 100), [{ step: 3, colour: "red" }]);
+  assert.equal(cutText(above([line], 100), 100), "▲ above 100");
+  assert.equal(cutText([], Infinity), "");
   assert.deepEqual([...tableOf([line], true, 100)[1]], [0, 0, 0, 2, null]);
 });
 

@@ -52,7 +52,8 @@ def test_names_from_strangers_end_no_script(tmp_path):
 
 def test_a_short_run_is_whole(tmp_path):
     page = render(RunView(write_run(tmp_path, stream(steady(30)))))
-    assert note_of(page).startswith("In this file: every step; of the layers, every step, to 0.4%. Made by gradwatch ")
+    told = "In this file: every step; of the layers, every step, rounded to 0.4%. Made by gradwatch "
+    assert note_of(page).startswith(told)
 
 
 def test_a_long_run_says_how_much_it_was_reduced(tmp_path, monkeypatch):
