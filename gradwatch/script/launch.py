@@ -167,9 +167,15 @@ def _is_within_gradwatch() -> bool:
 
 
 def _say(text: str) -> None:
-    """Print a line on stderr, as narrow as its terminal."""
+    """Print a line on stderr, as narrow as its terminal; not where the script has closed it or put something odd there.
+
+    What is printed to a closed file stays in Python's buffer, and fails once more as the interpreter ends, by code 120.
+    """
     line = f"gradwatch: {text}"
-    print(folded(line, shutil.get_terminal_size().columns) if sys.stderr.isatty() else line, file=sys.stderr)  # noqa: T201
+    with contextlib.suppress(Exception):
+        if sys.stderr is sys.__stderr__:
+            os.write(2, b"")
+        print(folded(line, shutil.get_terminal_size().columns) if sys.stderr.isatty() else line, file=sys.stderr)  # noqa: T201
 
 
 def folded(line: str, width: int) -> str:

@@ -482,6 +482,16 @@ def test_it_ends_as_it_would_have_ended(request, tmp_path, end, steps, reason):
         assert found.attempts()[0].reason == reason
 
 
+@pytest.mark.parametrize(
+    "end", ["os.close(2)", "os.close(2)\nos.open(os.devnull, os.O_RDONLY)", "sys.stderr.close()", "sys.stderr = None"]
+)
+def test_a_script_that_closes_stderr_keeps_its_exit_code(tmp_path, end):
+    """Our last line has no place there. SQLite opens a closed 2 for reading, so that no file of its own gets it."""
+    (tmp_path / "train.py").write_text(f"import os, sys\n{end}\nprint('done')\n")
+    plain, done = run_bare("train.py", cwd=tmp_path), run_bare(*RECORDED, "train.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (plain.returncode, plain.stdout, plain.stderr)
+
+
 def test_a_run_being_written_by_another_process_is_left_to_it(tmp_path):
     write(tmp_path, TRAINS + "print('ready', flush=True); input(); print('trained')")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
