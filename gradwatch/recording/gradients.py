@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Sequence
 from operator import attrgetter, ne
@@ -17,17 +18,21 @@ _VERSION = attrgetter("_version")
 
 
 def version_of(tensor: Tensor) -> int:
-    """PyTorch's count of in-place changes; of a sharded tensor that of the part, which is what is changed."""
-    if type(tensor) in PLAIN:  # as usual, and asked several times a step
-        return tensor._version
-    return (tensor._local_tensor if is_sharded(tensor) else tensor)._version  # type: ignore[attr-defined]
+    """PyTorch's count of in-place changes; of a sharded tensor that of the part, which is what is changed.
+
+    Tensors that were made in `torch.inference_mode` have none: 0.
+    """
+    if type(tensor) not in PLAIN and is_sharded(tensor):
+        tensor = tensor._local_tensor  # type: ignore[attr-defined]
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def versions_of(gradients: Sequence[Tensor | None]) -> list[int]:
     """The counts of all gradients; -1 where there is none."""
     if set(map(type, gradients)) == {Tensor}:  # as usual, and asked at every clip call
-        return list(map(_VERSION, gradients))
-    return [g._version if type(g) is Tensor else -1 if g is None else version_of(g) for g in gradients]
+        with contextlib.suppress(RuntimeError):  # one was made in `torch.inference_mode`
+            return list(map(_VERSION, gradients))
+    return [-1 if g is None else version_of(g) for g in gradients]
 
 
 class Made(NamedTuple):

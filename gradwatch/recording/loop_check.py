@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from torch import Tensor, nn, strided
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradwatch.measure import is_on_host
 from gradwatch.record import FROZEN_KEY
+from gradwatch.recording.gradients import version_of
 from gradwatch.recording.hooks import take_compiled_clip
 from gradwatch.recording.parameters import listed_or_none, named_parameters, unregistered_parameters
 
@@ -100,7 +102,7 @@ class _Probes:
         parameters = [p for group in groups for p in group["params"] if p.requires_grad]
         probed = _spread(parameters)
         self.chosen = tuple(map(weakref.ref, probed))
-        self._weights = [parameter._version for parameter in probed]
+        self._weights = [version_of(parameter) for parameter in probed]
         self.carried_each = [0] * len(self.chosen)
         self._may_be_carried, self._is_carried = [], []
 
@@ -135,7 +137,7 @@ class _Probes:
         found: list[tuple[int, int] | None] = []
         for reference in self.chosen:  # four times a step: a generator would take as long again
             gradient = getattr(reference(), "grad", None)
-            found.append(None if gradient is None else (id(gradient), gradient._version))
+            found.append(None if gradient is None else (id(gradient), version_of(gradient)))
         return tuple(found)
 
     def before_backward(self) -> None:
@@ -176,7 +178,7 @@ class _Probes:
     @property
     def is_moved_without_steps(self) -> bool:
         """Whether the optimizer made no step, and its parameters were written all the same since the first backward."""
-        now = [None if (p := parameter()) is None else p._version for parameter in self.chosen]
+        now = [None if (p := parameter()) is None else version_of(p) for parameter in self.chosen]
         return not self.steps and any(a is not None and a != b for a, b in zip(now, self._weights, strict=True))
 
     def trained_instead(self) -> type[nn.Module] | None:
@@ -243,7 +245,7 @@ def _spread(parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _shapes(parameters: Iterable[Tensor]) -> list[tuple[int, ...]]:
-    return [tuple(p.shape) for p in parameters]
+    return [tuple(p.shape) for p in parameters if not is_lazy(p)]
 
 
 def _of_class(kind: type[T], objects: Iterable[Any]) -> Iterator[T]:

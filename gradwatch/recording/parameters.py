@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradwatch.detect.optimizers import UPDATE_ROUTE, traits_of
@@ -154,7 +155,7 @@ def sharding_of(trained: Iterable[tuple[nn.Module, Optimizer]]) -> tuple[bool, b
     sharded = flat = False
     for model, optimizer in trained:
         parts = _plain_parts(model)
-        for parameter in listed(optimizer):
+        for parameter in with_shapes(optimizer):
             in_flat = bool(parts.get(id(parameter), ((), ""))[1]) and not is_sharded(parameter)
             sharded |= in_flat or is_sharded(parameter)
             flat |= in_flat
@@ -171,8 +172,19 @@ def listed(optimizer: Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+def with_shapes(optimizer: Optimizer) -> list[Tensor]:
+    """The parameters of all groups but those of lazy modules, which have no shape before their first forward.
+
+    >>> layers = nn.Sequential(nn.LazyLinear(2), nn.Linear(2, 1))
+    >>> import torch
+    >>> [tuple(parameter.shape) for parameter in with_shapes(torch.optim.SGD(layers.parameters()))]
+    [(1, 2), (1,)]
+    """
+    return [parameter for parameter in listed(optimizer) if not is_lazy(parameter)]
+
+
 def _are_still_listed(optimizer: Optimizer, before: Sequence[Tensor]) -> bool:
-    """Whether `listed` would find the same, without a list: to make one takes longer than to compare."""
+    """Whether `with_shapes` would find the same, without a list: to make one takes longer than to compare."""
     lists = [group["params"] for group in optimizer.param_groups]
     return sum(map(len, lists)) == len(before) and all(map(operator.is_, chain.from_iterable(lists), before))
 
@@ -288,7 +300,7 @@ class ParameterTable:
         return trained
 
     def are_more_or_fewer(self) -> bool:
-        """Whether the optimizer has more or fewer parameters than this knows of: `refresh` would find others."""
+        """Whether the optimizer has more or fewer parameters than this knows of: `refresh` may find others."""
         optimizer, trained = self._optimizer(), self._trained()
         if optimizer is None or trained is None:
             return False
@@ -301,7 +313,7 @@ class ParameterTable:
             return None
         if _are_still_listed(optimizer, trained.listed):
             return None
-        now = trained.listed = listed(optimizer)
+        now = trained.listed = with_shapes(optimizer)
         self.ids = {id(parameter) for parameter in now}
         trained.parameters = [p if p is not None and id(p) in self.ids else None for p in trained.parameters]
         first = self._take_in_new(optimizer, trained)
@@ -373,11 +385,12 @@ class ParameterTable:
 
 
 def _named(optimizer: Optimizer, model: nn.Module) -> list[tuple[str, Tensor]]:
-    """The optimizer's parameters in the model's order, then those that the model does not have."""
+    """The optimizer's parameters with a shape in the model's order, then those that the model does not have."""
     own: dict[int, tuple[str, Tensor]] = {}
     for g, group in enumerate(optimizer.param_groups):
         for i, parameter in enumerate(group["params"]):
-            own[id(parameter)] = (f"group{g}.{i}", parameter)
+            if not is_lazy(parameter):
+                own[id(parameter)] = (f"group{g}.{i}", parameter)
     in_model = [
         (name, parameter) for name, parameter in named_parameters(model) if own.pop(id(parameter), None) is not None
     ]

@@ -665,6 +665,44 @@ def test_empty_parameters(tmp_path):
     assert Run(tmp_path / "run").layers("norm").to_numpy().tolist() == [[0.0, pytest.approx(2**0.5)]]
 
 
+def test_lazy_layers_are_recorded_from_their_first_forward(tmp_path, caplog):
+    """Their parameters have no shape before; one joins a recording that is under way."""
+    model = nn.Sequential(nn.LazyLinear(5), nn.Tanh(), nn.Linear(5, 1))
+    optimizer = sgd(model)
+    late, norms = nn.LazyLinear(1), []
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        for step in range(6):
+            if step == 2:
+                optimizer.add_param_group({"params": list(late.parameters())})
+            optimizer.zero_grad()
+            loss = loss_of(model) + (late(torch.ones(1, 2)).sum() if step > 3 else 0)
+            loss.backward()
+            norms.append(
+                get_total_norm([p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None])
+            )
+            clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+    assert caplog.messages == []
+    run = Run(tmp_path / "run")
+    np.testing.assert_allclose(run.steps()["total_norm"], norms, rtol=1e-5)
+    assert [len(row) - row.isna().sum() for _, row in run.layers("norm").iterrows()] == [4, 4, 4, 4, 6, 6]
+
+
+def test_gradients_that_are_set_in_inference_mode(tmp_path, caplog):
+    """They have no count of their changes: an evolution strategy makes them so."""
+    model = net()
+    optimizer, norms = sgd(model), []
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        for _ in range(3):
+            with torch.inference_mode():
+                for parameter in model.parameters():
+                    parameter.grad = torch.randn_like(parameter)
+                norms.append(norm_of(model))
+                optimizer.step()
+    assert caplog.messages == []
+    np.testing.assert_allclose(Run(tmp_path / "run").steps()["total_norm"], norms, rtol=1e-5)
+
+
 @pytest.mark.parametrize("options", [{"foreach": True}, {"foreach": False}, {"fused": True}], ids=str)
 def test_every_implementation_of_an_optimizer(tmp_path, options):
     model = net()

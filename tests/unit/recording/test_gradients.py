@@ -122,3 +122,12 @@ def test_versions_tell_which_gradients_changed():
     after = versions_of([two.model["a"].grad, two.model["b"].grad])
     assert before[1] == after[1] == -1
     assert after[0] == before[0] + 1
+
+
+def test_gradients_made_in_inference_mode_have_no_versions_and_the_others_keep_theirs():
+    with torch.inference_mode():
+        made_there = torch.ones(2)
+    plain = torch.ones(2)
+    plain.add_(1).add_(1)
+    assert versions_of([made_there, plain]) == [0, 2]
+    assert versions_of([made_there, None, plain]) == [0, -1, 2]

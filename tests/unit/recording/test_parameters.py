@@ -144,3 +144,16 @@ def test_one_process_reads_no_weights():
     model, optimizer = make("a")
     (part,) = ParameterTable(model, optimizer).parts
     assert part.mark is None
+
+
+def test_a_lazy_parameter_joins_when_it_has_a_shape():
+    model = nn.Sequential(nn.Linear(2, 3), nn.LazyLinear(1))
+    optimizer = torch.optim.SGD(model.parameters())
+    table = ParameterTable(model, optimizer)
+    assert names_of(table) == ["0.weight", "0.bias"]
+    assert table.refresh() is None
+    model(torch.ones(1, 2))
+    assert table.refresh() == 2
+    assert [(info.name, info.shape) for info in table.infos[2:]] == [("1.weight", (1, 3)), ("1.bias", (1,))]
+    assert table.refresh() is None
+    assert not table.are_more_or_fewer()
