@@ -779,7 +779,7 @@ def main() -> None:
         found[0].enter()
         where = f"{len(found)} network namespaces" if found[0].name else "no network namespaces"
         if options.line:
-            where += f", {options.line[0]:g} ms and {options.line[1]:g} % loss between them"
+            where += f", {options.line[0]:g} ms and {options.line[1]:g}% loss between them"
         print(f"{PARAMETERS} parameters, {len(STATS)} statistics, every step; {os.cpu_count()} processors, {where}")
         print(f"load at the beginning {load()}", flush=True)
         print(HEAD)

@@ -15,7 +15,7 @@ The last column is the processor time that the recorder's thread took for a step
 training where there is a processor for it.
 
 `--only VARIANT`, once for each, leaves out the other variants of gradwatch and the other tools, so that the time goes
-into rounds. Each row then ends in the 95 % interval of its median, from a bootstrap over the rounds.
+into rounds. Each row then ends in the 95% interval of its median, from a bootstrap over the rounds.
 """
 
 from __future__ import annotations
@@ -350,7 +350,7 @@ def table(
     max_norm = threshold(model)
     times, threads = measured(model, BASES | ours, rounds, max_norm)
     print(f"\n{model.about}: {1e3 * statistics.median(times['torch alone']) / model.steps:.1f} ms a step")
-    last = f"{'95 % of this median':>24}" if with_intervals else ""
+    last = f"{'95% of this median':>24}" if with_intervals else ""
     print(f"  {'':<40}{'to the bare step':>24}{'to clip_grad_norm_':>26}{last}{'thread, ms':>12}")
     show(times, threads, with_intervals=with_intervals)
     peers = {n: (v, True) for n, (v, package) in PEERS.items() if importlib.util.find_spec(package) is not None}
@@ -400,7 +400,7 @@ def show(times: Times, threads: Threads, only: Sequence[str] | None = None, *, w
 
 
 def interval(times: list[float], base: list[float]) -> str:
-    """The 95 % interval of the median of the ratios, from a bootstrap over the rounds."""
+    """The 95% interval of the median of the ratios, from a bootstrap over the rounds."""
     found = np.array(times) / np.array(base)
     samples = np.random.default_rng(0).choice(found, (RESAMPLES, len(found)))
     low, high = np.quantile(np.median(samples, axis=1), (0.025, 0.975))

@@ -5,7 +5,7 @@
 
 From Pascanu, Mikolov, Bengio 2013, section 4.1.1: two markers among distractors, a tanh RNN of 50 units, plain SGD at
 learning rate 0.01. The training is too short for either network to learn everything. Without clipping the network
-often stays at 75 % wrong, as bad as guessing. benchmarks/temporal_order has the whole experiment, with every length
+often stays at 75% wrong, as bad as guessing. benchmarks/temporal_order has the whole experiment, with every length
 and seed and other ways to clip.
 """
 

@@ -178,7 +178,7 @@ def results(judged: Sequence[Judged]) -> str:
     lines = ["| what | right | of |", "|---|---|---|"]
 
     def line(what: str, right: int, of: int) -> None:
-        lines.append(f"| {what} | {right} ({100 * right / max(1, of):.0f} %) | {of} |")
+        lines.append(f"| {what} | {right} ({100 * right / max(1, of):.0f}%) | {of} |")
 
     again = [one for one in judged if one.fault.expected.recurs != ("no",)]
     outside = [one for one in judged if one.fault.expected.recurs == ("no",)]

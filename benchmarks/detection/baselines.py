@@ -139,7 +139,7 @@ def zclip(alpha: float = 0.97, limit: float = 2.5, warm_up: int = 25) -> Baselin
 
 
 def autotrainer() -> Baseline:
-    """Zhang et al. 2021: first against last kernel over 70 or under 1e-3, 70 % zeros, loss over 1e3 or NaN.
+    """Zhang et al. 2021: first against last kernel over 70 or under 1e-3, 70% zeros, loss over 1e3 or NaN.
 
     A record does not have the accuracy that their gate needs. Like theirs, the rule runs once an epoch, here every 50
     steps.
@@ -161,7 +161,7 @@ def autotrainer() -> Baseline:
 
 
 def deep_diagnosis() -> Baseline:
-    """Wardat et al. 2022: mean |gradient| under 1e-7, 70 % zeros, NaN, or every update under 1e-3 of its weights.
+    """Wardat et al. 2022: mean |gradient| under 1e-7, 70% zeros, NaN, or every update under 1e-3 of its weights.
 
     It uses the root mean square instead of the mean, and zeros of the gradient instead of the activation; every 50
     steps.

@@ -225,7 +225,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def rate(count: int, steps: int) -> str:
-    """Return the rate per 10,000 steps, with the exact 95 % interval of a Poisson count."""
+    """Return the rate per 10,000 steps, with the exact 95% interval of a Poisson count."""
     low = stats.chi2.ppf(0.025, 2 * count) / 2 if count else 0.0
     high = stats.chi2.ppf(0.975, 2 * count + 2) / 2
     return f"{1e4 * count / steps:.2f} ({1e4 * low / steps:.2f} to {1e4 * high / steps:.2f})"
@@ -237,7 +237,7 @@ def write_false_alarms(judged: Sequence[Judged], equal: str) -> Iterator[str]:
     unhealthy = sum(run.job.fault is None for run in judged) - len(runs)
     yield (
         f"{len(runs)} healthy runs, {sum(run.steps for run in runs):,} steps ({unhealthy} more did not learn"
-        " their task and are left out). Events of severity warning and critical; 95 % interval of a Poisson count.\n"
+        " their task and are left out). Events of severity warning and critical; 95% interval of a Poisson count.\n"
     )
     rows = []
     for name in dict.fromkeys([OURS, *BASELINES, equal]):

@@ -6,7 +6,7 @@ Healthy trainings of the corpus, 150 steps of AdamW and of SGD with momentum eac
 second half of each training. "times the others" is what `updates-out-of-proportion` compares with its bound: the update
 of a matrix beside its first norm, over the median of the others of its type, or of all but embeddings where a model has
 few of a type. Gains and biases are compared with nothing. "head" is the last matrix of a model, which the rule takes as
-its type says. A matrix is told as too fast beyond the bound, if the update is 0.5 % of its present norm as well.
+its type says. A matrix is told as too fast beyond the bound, if the update is 0.5% of its present norm as well.
 
 Then one matrix of each type learns at a hundred times the rate of the others: "told" counts those that are named, and
 "others" the other matrices that are.
@@ -127,7 +127,7 @@ def report(split: str, chosen: dict[str, Callable[[Variant], Task]], seeds: int,
                     told = named_by_rule(train(make, optimizer, seeds, name, place / f"{runs}{kind}"))
                     faults[kind].append((name in told, len(told - {name})))
     print(f"\n{split}: {', '.join(chosen)}; {runs} healthy trainings, {false} matrices told in them")
-    heads = f"{'update_ratio: least, median, 95 %, most':>40}{'times the others: the same':>38}{'bound':>8}"
+    heads = f"{'update_ratio: least, median, 95%, most':>40}{'times the others: the same':>38}{'bound':>8}"
     print(f"{'':<22}{heads}")
     for label, found in sorted(healthy.items()):
         bound = "-" if label == "gains and biases" else f"{OF_EMBEDDINGS if label == 'embedding' else TIMES:g}"

@@ -219,11 +219,11 @@ TUNING = (
     Case(embeddings("bags, target t(1.5)", each_entry(1.5)), "many", {"SGD": 0.1, "AdamW": 0.01}),
 )
 UNSEEN = (
-    Case(location("centre, one entry x 300 in 1 %", one_entry(0.01, 300.0)), "entry", {"SGD": 0.01, "AdamW": 0.05}),
+    Case(location("centre, one entry x 300 in 1%", one_entry(0.01, 300.0)), "entry", {"SGD": 0.01, "AdamW": 0.05}),
     Case(table("table, 1 in 300 x 100", one_entry(1 / 300, 100.0)), "entry", {"SGD": 0.1, "AdamW": 0.02}),
     Case(logistic("logistic, each feature t(1.1)", each_entry(1.1)), "entry", {"SGD": 0.1, "AdamW": 0.02}),
-    Case(logistic("logistic, one feature x 100 in 1 %", one_entry(0.01, 100.0)), "entry", {"SGD": 0.1, "AdamW": 0.02}),
-    Case(location("centre, all entries x 60 in 1 %", one_sample(0.01, 60.0)), "many", {"SGD": 0.01, "AdamW": 0.05}),
+    Case(logistic("logistic, one feature x 100 in 1%", one_entry(0.01, 100.0)), "entry", {"SGD": 0.1, "AdamW": 0.02}),
+    Case(location("centre, all entries x 60 in 1%", one_sample(0.01, 60.0)), "many", {"SGD": 0.01, "AdamW": 0.05}),
     Case(logistic("logistic, all features t(1.1)", all_entries(1.1)), "many", {"SGD": 0.1, "AdamW": 0.02}),
     Case(rare_feature("a rare feature that matters"), "entry", {"SGD": 0.02, "AdamW": 0.02}),
     Case(recurrent("RNN, temporal order"), "many", {"SGD": 0.02, "AdamW": 0.003}),

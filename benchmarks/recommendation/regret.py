@@ -418,7 +418,7 @@ def overview(found: Sequence[Cell]) -> list[str]:
     adam = [cell for cell in found if cell.task.optimizer == "Adam"]
     sgd = [cell for cell in found if cell.task.optimizer != "Adam"]
     lines = [
-        f"| rule | geometric mean of regret ({len(found)} cells) | worst | more than 2 % worse than none"
+        f"| rule | geometric mean of regret ({len(found)} cells) | worst | more than 2% worse than none"
         f" | SGD, momentum ({len(sgd)}) | Adam ({len(adam)}) |",
         "|---|---|---|---|---|---|",
     ]

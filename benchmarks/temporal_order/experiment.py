@@ -6,8 +6,8 @@
 
 Plain SGD, learning rate 0.01, batches of 20, tanh units, the authors' ``smart_tanh`` initialisation. All methods of
 one seed start from the same weights and see the same sequences. Every 1,000 updates a network is tested; it has
-learnt the task when it gets less than 1 % of 10,000 fresh sequences wrong. A network is lost when its gradient is not
-finite, except with SGD-C and SGD-CR: there the authors' code shrinks W by 2 % of the learning rate instead
+learnt the task when it gets less than 1% of 10,000 fresh sequences wrong. A network is lost when its gradient is not
+finite, except with SGD-C and SGD-CR: there the authors' code shrinks W by 2% of the learning rate instead
 (`authors_rule`). Thresholds were fixed before the first run. 1.0 and 4 are the paper's, 15 is Mikolov's (per example,
 as he trained), policies have their defaults, and 0.1 and 1 for entries were not tried beforehand.
 """
@@ -204,7 +204,7 @@ def keep(file: Path, outcomes: list[Outcome], cap: int) -> None:
 
 
 def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927).
+    """Return the 95% interval of a share (Wilson 1927).
 
     >>> [round(end, 2) for end in wilson(7, 10)]
     [0.4, 0.89]
@@ -241,7 +241,7 @@ def table(results: dict[str, object]) -> str:
     head = (
         "# Which methods learn temporal order\n\nPrinted by `python benchmarks/temporal_order/experiment.py`, which"
         " explains the set-up. It is figure 7 of Pascanu, Mikolov, Bengio 2013, with other ways to clip.\n\n"
-        f"Networks that learnt within {results['cap']:,} updates, with the Wilson 95 % interval of that share, the"
+        f"Networks that learnt within {results['cap']:,} updates, with the Wilson 95% interval of that share, the"
         " median number of updates they took, how many were lost to a non-finite gradient, and the share of updates"
         " at which something was clipped.\n\n"
     )
