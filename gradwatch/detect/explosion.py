@@ -284,7 +284,7 @@ class _LargeUpdates:
             record,
             kind="explosion",
             severity="warning",
-            message=f"one update changed {name} by {number(ratio[largest], 2)} times its own norm{rate}",
+            message=f"one update changed {name} by {number(ratio[largest])} times its own norm{rate}",
             parameter=name,
             observed=float(ratio[largest]),
             limit=LARGEST_UPDATE_RATIO,

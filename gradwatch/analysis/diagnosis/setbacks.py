@@ -149,7 +149,7 @@ def _how_far(rise: Rise) -> str:
     times = rise.last / max(rise.best, 1e-300)
     if rise.undone < UNDONE_SHARE and times > LEAPT_RATIO:
         return f"{number(times)} times that level"
-    return f"{percentage(rise.undone)} of its progress is undone"
+    return f"{percentage(min(rise.undone, 1.0))} of its progress is undone"
 
 
 def _why_it_regressed(weights_left: float | None, resumed: int | None) -> tuple[str, str]:

@@ -70,8 +70,9 @@ def _instability(history: OptimizerHistory) -> str | None:
         kind = "explosion" if history.lost_at.kind == "explosion" else "non-finite gradients"
         return f"the training was lost at step {history.lost_at.step} ({kind})"
     if history.spikes:
+        which = "" if history.spikes == 1 else "the largest "
         largest = history.largest_spike
-        return _raised(history) + ("" if largest is None else f", the largest with a norm of {number(largest)}")
+        return _raised(history) + ("" if largest is None else f", {which}with a norm of {number(largest)}")
     return None
 
 

@@ -9,6 +9,7 @@ import typer
 from gradwatch.analysis.diagnosis.pages import PAGES, as_text
 from gradwatch.cli.printing import print_lines
 from gradwatch.errors import BadArgument
+from gradwatch.record import KINDS
 from gradwatch.views.encode import dumps
 
 
@@ -19,7 +20,9 @@ def explain(code: str | None, json: bool = False) -> None:
         BadArgument: there is no such code.
     """
     if code is not None and code not in PAGES:
-        raise BadArgument(f"{code!r} is not the code of a finding; `gradwatch explain` lists them.")
+        which = "a kind of event, not the code of a finding" if code in KINDS else "not the code of a finding"
+        shown = f"; `gradwatch events --kind {code}` shows its events" if code in KINDS else ""
+        raise BadArgument(f"{code!r} is {which}; `gradwatch explain` lists the codes{shown}.")
     if json:
         listed = [{"code": name, "title": page.title} for name, page in PAGES.items()]
         typer.echo(dumps(listed if code is None else {"code": code, **asdict(PAGES[code])}))

@@ -31,7 +31,14 @@ def test_without_a_code_all_are_listed(command):
 def test_an_unknown_code_is_refused(command):
     done = command("explain", "no-such-code")
     assert (done.code, done.out) == (1, "")
-    assert "`gradwatch explain` lists them" in done.err
+    assert "`gradwatch explain` lists the codes" in done.err
+
+
+def test_a_kind_of_event_is_told_apart_from_an_unknown_code(command):
+    done = command("explain", "explosion")
+    assert "'explosion' is a kind of event, not the code of a finding" in done.err
+    assert "`gradwatch events --kind explosion` shows its events" in done.err
+    assert "kind" not in command("explain", "no-such-code").err
 
 
 def test_json_has_the_page_or_the_list(command):
