@@ -1,6 +1,7 @@
 // A chart drawn again on another canvas, in the pixels of its own: axes, bands and lines as uPlot draws them.
 /** @import uPlot from "../vendor/uplot/uPlot.esm.js" */
 /** @import { Line } from "../types.d.ts" */
+import { segment } from "../draw/canvas.js";
 import { faded } from "../draw/colours.js";
 import { FONT } from "./options.js";
 import { isolated } from "./table.js";
@@ -65,14 +66,6 @@ function ticksOf(u, scale, { _splits: splits, _values: texts }) {
     at: Math.round(u.valToPos(value, scale, true)),
     text: String(texts?.[i] ?? ""),
   }));
-}
-
-/** @param {CanvasRenderingContext2D} ctx @param {number} x @param {number} y @param {number} toX @param {number} toY */
-function segment(ctx, x, y, toX, toY) {
-  ctx.beginPath();
-  ctx.moveTo(x, y);
-  ctx.lineTo(toX, toY);
-  ctx.stroke();
 }
 
 /**

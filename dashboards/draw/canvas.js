@@ -1,4 +1,4 @@
-// Canvases that can be drawn again elsewhere: as vectors in a file.
+// Canvases that can be drawn again elsewhere, as vectors in a file; and what is drawn on several.
 
 /** @typedef {(ctx: CanvasRenderingContext2D) => void} Painter draws in CSS pixels */
 
@@ -33,4 +33,12 @@ export function keepPainter(canvas, paint) {
 /** @param {HTMLCanvasElement} canvas @returns {Painter | null} */
 export function painterOf(canvas) {
   return PAINTERS.get(canvas) ?? null;
+}
+
+/** @param {CanvasRenderingContext2D} ctx @param {number} x @param {number} y @param {number} toX @param {number} toY */
+export function segment(ctx, x, y, toX, toY) {
+  ctx.beginPath();
+  ctx.moveTo(x, y);
+  ctx.lineTo(toX, toY);
+  ctx.stroke();
 }

@@ -3,6 +3,7 @@
 /** @import { Cloud, Scale } from "./values.js" */
 import { AXIS, RIGHT } from "../chart/layout.js";
 import { FONT } from "../chart/options.js";
+import { segment } from "../draw/canvas.js";
 import { faded, ink, runColour, stepColours } from "../draw/colours.js";
 import { decades, evenTicks } from "../draw/scales.js";
 import { number } from "../draw/text.js";
@@ -107,13 +108,13 @@ function drawAxes(ctx, { across, up }, { left, top, width, height }, [x, y], the
   ctx.textAlign = "center";
   ctx.textBaseline = "top";
   for (const { part, label } of ticksOf(across, width)) {
-    line(ctx, left + part * width, top, left + part * width, bottom + TICK);
+    segment(ctx, left + part * width, top, left + part * width, bottom + TICK);
     ctx.fillText(label, left + part * width, bottom + TICK + 2);
   }
   ctx.textAlign = "right";
   ctx.textBaseline = "middle";
   for (const { part, label } of ticksOf(up, height)) {
-    line(ctx, left - TICK, bottom - part * height, left + width, bottom - part * height);
+    segment(ctx, left - TICK, bottom - part * height, left + width, bottom - part * height);
     ctx.fillText(label, left - TICK - 3, bottom - part * height);
   }
   ctx.fillStyle = text;
@@ -138,14 +139,6 @@ function ticksOf(scale, length) {
     ? decades(Math.log10(low), Math.log10(high)).map((power) => 10 ** power)
     : evenTicks(low, high, most);
   return values.map((value) => ({ part: partOf(scale, value), label: number(value) }));
-}
-
-/** @param {CanvasRenderingContext2D} ctx @param {number} x @param {number} y @param {number} toX @param {number} toY */
-function line(ctx, x, y, toX, toY) {
-  ctx.beginPath();
-  ctx.moveTo(x, y);
-  ctx.lineTo(toX, toY);
-  ctx.stroke();
 }
 
 /** @param {CanvasRenderingContext2D} ctx @param {Cloud} cloud @param {Box} box @param {Brush} brush @param {Theme} theme */
