@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gradwatch.analysis.diagnosis.facts import read_facts
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary, summarize
+from gradwatch.export.table import without_unknown_clipping
 from gradwatch.record import STATS, Event
 from gradwatch.version import __version__
 
@@ -134,7 +135,8 @@ def read_tables(run: Run, name: str) -> RunTables:
 
     facts = read_facts(run)
     summary = summarize(run, layers=False, facts=facts)
-    steps = pa.concat_tables([_steps(name, optimizer.frame) for optimizer in facts.optimizers])
+    frames = [without_unknown_clipping(optimizer.frame, run.meta()) for optimizer in facts.optimizers]
+    steps = pa.concat_tables([_steps(name, frame) for frame in frames])
     short = {"runs": _about(name, summary), "steps": steps, "events": _events(name, facts.events)}
     layers = _layers(run, name)
     first = [*islice(layers, 1)]
@@ -170,6 +172,7 @@ def _steps(name: str, frame: pd.DataFrame) -> pa.Table:
     groups = [column for column in frame.columns if column.startswith("learning_rate_")]
     known = {column: frame[column].to_numpy() for column in frame.columns if column in COLUMNS["steps"]}
     further = [*frame[groups].to_numpy()] if groups else [None] * len(frame)
+    known["clipped"] = frame["clipped"].array  # may be unknown, which an array of NumPy can't say
     more = {"run": _repeated(name, len(frame)), "step": frame.index.to_numpy(), "further_learning_rates": further}
     return _table("steps", known | more)
 

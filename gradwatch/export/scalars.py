@@ -17,6 +17,7 @@ def write_scalars(run: Run, folder: Path) -> int:
     """
     names = list(run.optimizers)
     try:
-        return sum(write(run.records(name), folder, len(names) > 1) for name in names)
+        is_imported = "source" in run.meta()
+        return sum(write(run.records(name), folder, len(names) > 1, knows_clipping=not is_imported) for name in names)
     except OSError as error:
         raise CannotExport(f"{str(folder)!r} can't be written: {error}.") from error

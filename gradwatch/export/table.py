@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -38,10 +40,20 @@ def write_table(run: Run, file: Path, what: str = "steps") -> int:
 
 def _frame(run: Run, what: str) -> pd.DataFrame:
     if what == "steps":
-        return run.steps()
+        return without_unknown_clipping(run.steps(), run.meta())
     if what == "events":
         return pd.DataFrame([event.as_dict() for event in run.events()], columns=EVENT_KEYS)
     return run.layers(what)
+
+
+def without_unknown_clipping(frame: pd.DataFrame, meta: Mapping[str, str]) -> pd.DataFrame:
+    """The steps of a run, without clipping where an imported history does not tell of it."""
+    if "source" not in meta or frame[["max_norm", "clip_value"]].notna().any(axis=None):
+        return frame
+    unknown = [name for name in ("clip_coef", "cut_fraction", "clipped_fraction") if name in frame]
+    without = frame.assign(clipped=pd.array([None] * len(frame), "boolean"))
+    without[unknown] = math.nan
+    return without
 
 
 def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:

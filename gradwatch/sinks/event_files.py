@@ -28,8 +28,14 @@ class EventFiles:
     The tags are those of `scalars` behind ``gradwatch/``, and behind the optimizer's name if there are several.
     """
 
-    def __init__(self, folder: Path, several: bool = False) -> None:
-        """Open an event file in ``folder``; ``several``: put the optimizer's name into the tags."""
+    def __init__(self, folder: Path, several: bool = False, *, knows_clipping: bool = True) -> None:
+        """Open an event file in ``folder``.
+
+        Args:
+            folder: that it is written to.
+            several: put the optimizer's name into the tags.
+            knows_clipping: whether clipping would have been recorded.
+        """
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         logging.getLogger("tensorboard").setLevel(logging.ERROR)
@@ -38,6 +44,7 @@ class EventFiles:
             pass
         self._writer = EventFileWriter(str(folder), flush_secs=5)
         self._several = several
+        self._knows_clipping = knows_clipping
         self._windows: dict[str, list[StepRecord]] = {}
 
     def add(self, record: StepRecord) -> None:
@@ -68,7 +75,10 @@ class EventFiles:
         prefix = f"{PREFIX}/{optimizer}" if self._several else PREFIX
         peak, last = highest(window), window[-1]
         points: dict[str, list[Summary.Value]] = {"peak": [], "last": []}
-        for tag, value in scalars(window).items():
+        found = scalars(window)
+        if not self._knows_clipping:
+            found = {tag: value for tag, value in found.items() if tag not in ("clip_coef", "clipped_fraction")}
+        for tag, value in found.items():
             moment = "peak" if tag == "total_norm_max" else "last"
             points[moment].append(Summary.Value(tag=f"{prefix}/{tag}", simple_value=value))
         for record, values in ((peak, points["peak"]), (last, points["last"])):
@@ -124,10 +134,10 @@ def _unless_nan(choose: Callable[[list[float]], float], values: list[float]) -> 
     return math.nan if any(map(math.isnan, values)) else choose(values)
 
 
-def write(records: Iterable[StepRecord], folder: Path, several: bool = False) -> int:
+def write(records: Iterable[StepRecord], folder: Path, several: bool = False, *, knows_clipping: bool = True) -> int:
     """Write the event file of records that are there already; return how many they are."""
     count = 0
-    with EventFiles(folder, several) as files:
+    with EventFiles(folder, several, knows_clipping=knows_clipping) as files:
         for record in records:
             files.add(record)
             count += 1

@@ -9,8 +9,11 @@ import pytest
 
 from gradwatch import Run
 from gradwatch.errors import BadArgument, CannotExport
+from gradwatch.export.dataset_tables import read_tables
+from gradwatch.export.scalars import write_scalars
 from gradwatch.export.table import without_formulas, write_table
 from gradwatch.record import ParameterInfo
+from gradwatch.sources import read, write
 from gradwatch.testing import replaced, steady, stream, write_run
 
 
@@ -77,3 +80,44 @@ def test_numbers_are_no_formulas():
     frame = pd.DataFrame({"n": [-1.5, math.nan], "text": ["-1.5", None]})
     assert without_formulas(frame)["n"].tolist()[0] == -1.5
     assert without_formulas(frame)["text"][0] == "'-1.5"
+
+
+def imported(tmp_path, norms):
+    rows = "".join(f"{step},{2.0 / step},{norm}\n" for step, norm in enumerate(norms, 1))
+    (tmp_path / "log.csv").write_text("step,loss,grad_norm\n" + rows)
+    return Run(write(read([tmp_path / "log.csv"]), tmp_path / "imported").run)
+
+
+@pytest.mark.parametrize("norms", [[1.0, 2.0, 3.0], ["", "", ""]])
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_clipping_that_a_history_does_not_tell_is_left_empty(tmp_path, ending, norms):
+    file = tmp_path / f"steps{ending}"
+    write_table(imported(tmp_path, norms), file)
+    back = pd.read_csv(file) if ending == ".csv" else pd.read_parquet(file)
+    assert len(back) == 3
+    for name in ("clip_coef", "clipped", "cut_fraction", "clipped_fraction"):
+        assert back[name].isna().all(), name
+    assert back["loss"].tolist() == [2.0, 1.0, 2.0 / 3]
+
+
+def test_clipping_of_a_recorded_run_is_exported(run, tmp_path):
+    write_table(run, tmp_path / "steps.csv")
+    back = pd.read_csv(tmp_path / "steps.csv")
+    np.testing.assert_array_equal(back["clip_coef"], run.steps()["clip_coef"])
+    assert back["clipped"].tolist() == run.steps()["clipped"].tolist()
+
+
+def test_a_data_set_and_event_files_leave_it_out_as_well(tmp_path):
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    imported_run = imported(tmp_path, [1.0, 2.0, 3.0])
+    (steps,) = [read_tables(imported_run, "a").short["steps"].to_pandas()]
+    assert steps["clip_coef"].isna().all()
+    assert steps["clipped"].isna().all()
+    write_scalars(imported_run, tmp_path / "events")
+    found = EventAccumulator(str(tmp_path / "events"))
+    found.Reload()
+    tags = {tag.removeprefix("gradwatch/") for tag in found.Tags()["scalars"]}
+    assert tags == {"total_norm", "total_norm_max", "nonfinite", "loss"}
