@@ -254,7 +254,7 @@ def contradictions(run: Path, findings: tuple[dict[str, Any], ...]) -> list[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    rounds = ["fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh"]
+    rounds = ["fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"]
     parser.add_argument("half", choices=["tuning", "held_out", *rounds])
     parser.add_argument("--only", default="")
     parser.add_argument("--runs", type=Path, help="keep the runs here, and take those that are there")

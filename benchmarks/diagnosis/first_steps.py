@@ -1,6 +1,7 @@
 """What `gradwatch doctor` says of the first steps of a script, beside the diagnosis of a recording of the same steps.
 
-    python benchmarks/diagnosis/first_steps.py tuning held_out fourth fifth sixth seventh eighth ninth tenth eleventh
+    python benchmarks/diagnosis/first_steps.py tuning held_out fourth fifth sixth seventh eighth ninth tenth
+    python benchmarks/diagnosis/first_steps.py eleventh twelfth
     python benchmarks/diagnosis/first_steps.py ninth --only bf    # cases whose name contains "bf"
 
 Each form of each case is run as a script under doctor, at doctor's default number of steps. The script attaches
