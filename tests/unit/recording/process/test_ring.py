@@ -32,7 +32,8 @@ def test_messages_come_out_as_they_went_in_and_in_order(pair):
         for _ in range(generator.randrange(1, 4)):
             found = reader.read()
             assert found == (expected.pop(0) if expected else None)
-    assert writer.used >= 0
+    assert [reader.read() for _ in expected] == expected
+    assert (reader.read(), writer.used) == (None, 0)
 
 
 def test_what_has_no_room_is_refused_and_changes_nothing(pair):
