@@ -112,7 +112,7 @@ def out_of_proportion(
     root = np.sqrt([float(info.numel) for info in infos])
     began, weight, update = (norms.reindex(names).to_numpy(float) for norms in (first, weights, updates))
     begins = began / root
-    kept = (kinds != "") & np.isfinite(began) & np.isfinite(update) & (weight > 0)
+    kept = (kinds != "") & np.isfinite(began) & np.isfinite(update) & np.isfinite(weight) & (weight > 0)
     kept &= begins > NEXT_TO_NOTHING * np.median(begins[kept]) if kept.any() else kept
     kinds, names, root, began, weight, update = (values[kept] for values in (kinds, names, root, began, weight, update))
     ratio = update / weight
@@ -124,7 +124,7 @@ def out_of_proportion(
     # An embedding may begin smaller than the rest, but then its entries move no further than those of others.
     limit = np.where(is_embedding & ~has_own, np.where(of_move >= TIMES, OF_EMBEDDINGS, np.inf), TIMES)
     is_large = (ratio >= NOTICED_RATIO) & (of_first >= limit)
-    is_small = ~is_embedding & (update > 0) & (of_ratio <= HARDLY) & (of_entry >= MUCH_LARGER)
+    is_small = ~is_embedding & (of_ratio > 0) & (of_ratio <= HARDLY) & (of_entry >= MUCH_LARGER)
     times = np.where(is_large, of_first, of_ratio)
     found = [
         OutOfProportion(

@@ -60,6 +60,7 @@ def test_updates_out_of_proportion_name_the_matrices(tmp_path):
         ("next to nothing", [1.0, 1e-6], [1e-3, 1e-5]),
         ("frozen to 0", [1.0, 0.0], [1e-3, 0.0]),
         ("not finite", [1.0, math.nan], [1e-3, math.inf]),
+        ("infinite weights", [1.0, math.inf], [1e-3, 1e-3]),
     ]:
         assert "updates-out-of-proportion" not in codes(run_of(tmp_path / name, with_weights(down, sizes, updates)))
     short = with_weights(down[:200], [1.0, 1.0], [1e-3, 0.1], every=50)
