@@ -115,7 +115,8 @@ _EXPLAINS = {
     "desync": {"diverged"},
 }
 # The same, where it explains the consequences of its own optimizer alone.
-_EXPLAINS_OWN = {"updates-out-of-proportion": {"learning-rate-too-high"}}
+_EXPLAINS_OWN = {"updates-out-of-proportion": {"learning-rate-too-high"}, "dead-parameters": {"vanishing"}}
+MOST_DEAD = 0.5  # share of the weights: the layers around so many dead units get next to no gradient because of them
 
 
 def diagnose(reader: RunReader) -> tuple[Finding, ...]:
@@ -163,7 +164,13 @@ def _with_causes_raised(found: Sequence[Finding]) -> list[Finding]:
 
 def _explained_by(finding: Finding, other: Finding) -> set[str]:
     own = _EXPLAINS_OWN.get(finding.code, set()) if other.optimizer == finding.optimizer else set()
+    if finding.code == "dead-parameters" and not _is_most(finding.evidence["entries"].value):
+        own = set()
     return _EXPLAINS.get(finding.code, set()) | own
+
+
+def _is_most(share: float | str | None) -> bool:
+    return isinstance(share, float) and share >= MOST_DEAD
 
 
 def _consequence(facts: Facts, finding: Finding) -> tuple[int, int, float]:

@@ -371,6 +371,8 @@ def climbs_to_the_end(losses: Array, norms: Array) -> bool:
     ends = losses[-CLIMB_ROWS:], norms[-CLIMB_ROWS:]
     if len(losses) < CLIMB_ROWS + MIN_BEFORE or not losses[-1] > losses[0]:
         return False
+    if len(losses) >= MIN_END and not losses[-1] > np.quantile(losses[:-CLIMB_ROWS], USUAL):
+        return False  # of many losses that scatter, four in a row grow by chance
     return all((np.diff(end) > 0).all() and end[-1] > CLIMB_RATIO * end[0] > 0 for end in ends)
 
 

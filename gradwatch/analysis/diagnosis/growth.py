@@ -38,8 +38,9 @@ from gradwatch.analysis.diagnosis.schedule import (
     no_warm_up,
     rate_without_warm_up,
 )
-from gradwatch.analysis.statistics.loss_levels import first_loss, start_of
+from gradwatch.analysis.statistics.loss_levels import first_loss, medians, start_of
 from gradwatch.analysis.statistics.losses import loss_summary
+from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.quantiles import Array, column_medians
 from gradwatch.analysis.statistics.recovery import came_back, noise_of, robust_deviation
 from gradwatch.record import Event
@@ -67,6 +68,8 @@ FEW_RISE_SHARE = 0.25  # of the progress of few losses: a rise by more counts be
 LEARNT_SHARE = 0.9  # of the first loss: beside norms that grow without end, a smaller fall is no progress
 THROWN_OFF, NOT_BACK = 10.0, 0.9  # times the first loss, after the first updates; of it: no later level is lower
 THROWN_UP = 1.5  # the same of two of the losses
+MIN_BEFORE, HALVED = 6, 0.5  # losses before growth began, without which it is not judged whether they fell, and how far
+UNMOVED = 0.1  # of the first norm of the weights: updates that all together move them by less do not make a loss leave
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 CALM_RATIO, OUT_OF_NOISE = 1.5, 4.0  # of the best level, and times the noise: growth has begun above both
 CALM_STEPS, CALM_NOISE_STEPS = 9, 50  # before a step: those that make its level, and those that make their noise
@@ -352,9 +355,19 @@ def _is_of_warm_up(optimizer: OptimizerFacts, onset: int, peak: int) -> bool:
 
 
 def _is_early(optimizer: OptimizerFacts, onset: int) -> bool:
-    """Whether growth began with the training, rather than with some step of it."""
+    """Whether growth began with the training, rather than with some step of it before which the loss was learnt."""
     first, last = int(optimizer.steps[0]), int(optimizer.steps[-1])
-    return onset <= first + max(EARLY_STEPS, EARLY_SHARE * (last - first))
+    if onset <= first + EARLY_SHARE * (last - first):
+        return True
+    return onset <= first + EARLY_STEPS and not _was_learnt(optimizer.history, onset)
+
+
+def _was_learnt(history: OptimizerHistory, step: int) -> bool:
+    """Whether the losses before a step fell to half: of few rows each may be an epoch."""
+    before = history.losses[history.loss_steps < step]
+    if len(before) < MIN_BEFORE:
+        return False
+    return 0 < min(medians(np.array_split(before, len(before) // 3))) < HALVED * start_of(before)
 
 
 def _where(optimizer: OptimizerFacts, onset: int) -> tuple[str, ...]:
@@ -470,7 +483,11 @@ def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
     losses, norms = _rows_with_both(optimizer)
     if not 1 < len(losses) < MIN_LOSSES:
         return False
-    return leaves_every_range(losses) or (losses.min() > 0 and _few_ended_badly(optimizer, losses, norms))
+    if leaves_every_range(losses):
+        return True
+    if losses.min() <= 0 or _weights_hardly_moved(optimizer):
+        return False  # the losses of small batches scatter
+    return _few_ended_badly(optimizer, losses, norms)
 
 
 def _few_ended_badly(optimizer: OptimizerFacts, losses: Array, norms: Array) -> bool:
@@ -502,6 +519,14 @@ def _few_ended_badly(optimizer: OptimizerFacts, losses: Array, norms: Array) -> 
     if losses[1:].min() > FEW_LEFT_RATIO * first and not surrogate:
         return float(np.median(norms[1:])) > FEW_LEFT_RATIO * float(norms[0]) > 0
     return should_fall and _fell_and_rose(losses, norms)
+
+
+def _weights_hardly_moved(optimizer: OptimizerFacts) -> bool:
+    """Whether all updates together are small beside the weights; False where the updates are not known."""
+    frame = optimizer.frame
+    updates, weights = (frame[name].to_numpy(float) for name in ("update_norm", "weight_norm"))
+    made = ~optimizer.skipped
+    return bool(made.any() and updates[made].sum() < UNMOVED * weights[made][0])  # False where one is not known
 
 
 def _fell_and_rose(losses: Array, norms: Array) -> bool:

@@ -92,9 +92,19 @@ def rise_of(history: OptimizerHistory) -> Rise:
         best=levels[best],
         last=levels[-1],
         highest=max(levels[best:]),
-        doubt=uncertainty(tenths[-1]) + uncertainty(tenths[best]),
+        doubt=uncertainty(tenths[-1]) + uncertainty(_before_it_left(tenths[best], levels[-1])),
         best_steps=(int(steps[0]), int(steps[-1])),
     )
+
+
+def _before_it_left(best: Array, last: float) -> Array:
+    """The best tenth without the losses at its end that are nearer to the last level: there the loss has left already.
+
+    >>> _before_it_left(np.array([0.2, 0.3, 0.2, 0.2, 2.0, 5.7]), last=2.3).tolist()
+    [0.2, 0.3, 0.2, 0.2]
+    """
+    calm = np.flatnonzero(best <= (np.median(best) + last) / 2)
+    return best[: calm[-1] + 1] if len(calm) else best
 
 
 def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gradwatch.analysis.diagnosis import find
+from gradwatch.analysis.diagnosis import Finding, Quantity, _with_causes_raised, find
 from gradwatch.analysis.diagnosis.facts import read_facts
 from gradwatch.testing import replaced, steady, stream
 
@@ -36,3 +36,15 @@ def test_verdict_advice_and_diagnosis_agree(tmp_path, faulty):
         assert summary.reason == summary.findings[0].what
         assert summary.findings[0].remedy in summary.next
         assert summary.findings[0].remedy in advice.fix_first[0]
+
+
+def finding(code, severity, **evidence):
+    known = {name: Quantity(value, "share") for name, value in evidence.items()}
+    texts = dict.fromkeys(("what", "cause", "remedy", "confirm"), "")
+    return Finding(code=code, severity=severity, certainty="shown", optimizer="0", evidence=known, **texts)
+
+
+@pytest.mark.parametrize(("dead", "severity"), [(0.7, "warning"), (0.1, "info")])
+def test_units_that_died_explain_gradients_that_vanish_where_most_weights_are_theirs(dead, severity):
+    found = _with_causes_raised([finding("dead-parameters", "info", entries=dead), finding("vanishing", "warning")])
+    assert [one.severity for one in found] == [severity, "warning"]

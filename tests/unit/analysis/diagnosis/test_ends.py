@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gradwatch import Run
-from gradwatch.analysis.diagnosis.ends import ends_far_above, values_grew
+from gradwatch.analysis.diagnosis.ends import climbs_to_the_end, ends_far_above, values_grew
 from gradwatch.analysis.diagnosis.facts import read_facts
 from gradwatch.sources import read, write
 from gradwatch.testing import steady, stream
@@ -403,3 +403,11 @@ def test_a_loss_that_the_first_updates_threw_off_and_that_only_came_back(tmp_pat
     losses = [2.3, 5.0, 9.0, 8.0, *falling(196, 4.0, last, 0.02)]
     norms = [1.0, 20.0, 60.0, 30.0, *steady(196)]
     assert ("diverged" in codes(run_of(tmp_path, stream(norms, losses=losses)))) == told
+
+
+@pytest.mark.parametrize(("usual", "climbs"), [(2.0, True), (50.0, False)])
+def test_four_losses_that_grow_among_many_climb_only_above_those_that_are_usual(usual, climbs):
+    """With batches of one row, losses up to ``usual`` come all the time."""
+    before = np.tile([1.0, usual, 0.1, usual / 2], 20)
+    losses, norms = np.r_[before, 0.3, 1.8, 2.6, 20.0], np.sqrt(np.r_[before, 0.3, 1.8, 2.6, 20.0])
+    assert climbs_to_the_end(losses, norms) == climbs

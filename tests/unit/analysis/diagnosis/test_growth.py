@@ -1,6 +1,7 @@
 """Severity by consequence: growth that stays is critical, a spike that passes is not."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -433,3 +434,22 @@ def test_norms_that_outgrow_a_standing_loss_are_said_as_surely_as_they_are_known
     assert (found.severity, found.certainty) == ("warning", "likely")
     assert found.cause.startswith("norms grew while the loss stood; likely")
     assert "possibly" in found.cause
+
+
+@pytest.mark.parametrize(
+    ("before", "early"), [pytest.param(2.0, True, id="stood"), pytest.param(0.3, False, id="was learnt")]
+)
+def test_growth_within_the_first_twenty_rows_is_of_the_start_unless_the_loss_was_learnt(tmp_path, before, early):
+    losses = falling(14, 2.0, before) + [5.0 * 2.0**i for i in range(26)]
+    norms = [1.0] * 14 + [10.0 * 2.0**i for i in range(26)]
+    found = the(run_of(tmp_path, stream(norms, losses=losses)), "diverged")
+    assert 14 <= found.steps[0] <= 20
+    assert ("from the start" in found.cause) == early
+
+
+@pytest.mark.parametrize(("update", "told"), [(0.001, False), (1.0, True), (math.nan, True)])
+def test_a_few_losses_that_leap_under_updates_next_to_nothing_are_noise(tmp_path, update, told):
+    """Batches of a row or two scatter so far; what no update moved has not diverged."""
+    records = stream([0.5, 1.0, 3.0, 9.0, 30.0], losses=[0.01, 0.1, 0.3, 2.0, 8.0])
+    moved = changed(records, update_norm=update, weight_norm=1.0)
+    assert ("diverged" in codes(run_of(tmp_path, moved))) == told

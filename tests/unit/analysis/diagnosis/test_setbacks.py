@@ -26,6 +26,14 @@ def test_an_end_above_the_best_is_a_warning_where_half_of_the_progress_is_undone
     assert 200 < found.steps[0] < 400
 
 
+@pytest.mark.parametrize(("last", "told"), [(2.3, True), (0.3, False)])
+def test_a_loss_that_leaps_within_its_best_tenth(tmp_path, last, told):
+    """The leap is no noise of the best level, which would hide how far the end lies above it."""
+    losses = falling(200, 2.3, 0.25) + falling(10, 6.0, 2.4) + falling(90, last, last)
+    found = [f.severity for f in run_of(tmp_path, stream(steady(300), losses=losses)).diagnosis()]
+    assert ("warning" in found) == told
+
+
 def test_few_losses_whose_last_ones_all_lie_above_the_best(tmp_path):
     run = run_of(tmp_path, stream(steady(80), losses=falling(40) + falling(40, 0.5, 1.6)))
     assert the(run, "loss-regressed").severity == "warning"
