@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from rich.console import Group
 from rich.text import Text
 
@@ -132,15 +131,16 @@ def _panels(curve: _Curve, everyone: Sequence[RunSummary], row: Sequence[RunSumm
     width = max(1, screen.width // len(row) - _MARGIN)
     names = screen.fit([run.run for run in row], width + 10 - len(f"{curve.title}: "))
     panels = []
+    drawn: list[Text] = []
     for run, name in zip(row, names, strict=True):
         values = getattr(run.series, curve.name)
         bad = run.series.nonfinite if curve.name == "total_norm" else run.series.loss_nonfinite
         columns = max(1, round(width * run.steps / longest))
-        lines = with_axis(chart(values, bad, columns, _HEIGHT, screen.ink, axis, curve.style), axis, screen.ink)
-        panel = [Text(f"{curve.title}: {name}".ljust(width + 10), "bold"), *lines]
-        panels.append(panel)
-    shown = np.concatenate([getattr(run.series, curve.name) for run in row])
-    return [*beside(panels), *cut_legend(shown, axis, screen.ink)]
+        lines = chart(values, bad, columns, _HEIGHT, screen.ink, axis, curve.style)
+        drawn += lines
+        title = Text(f"{curve.title}: {name}".ljust(width + 10), "bold")
+        panels.append([title, *with_axis(lines, axis, screen.ink)])
+    return [*beside(panels), *cut_legend(drawn, axis, screen.ink)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,10 +48,6 @@ class Axis:
             span = max(math.log(self.high) - math.log(self.low), 1e-9)
             return np.asarray((np.log(values) - math.log(self.low)) / span)
 
-    def is_above(self, values: Array) -> NDArray[np.bool_]:
-        """Whether values lie above the high end, by more than rounding."""
-        return np.asarray(values > self.high + 0.001 * abs(self.high), bool)
-
 
 def chart(
     values: Array,
@@ -79,7 +75,7 @@ def chart(
     tops, marks = spike_safe(values, width), any_in(bad, width)
     axis = axis or axis_of(values)
     levels = _eighths(axis.places(tops), height)
-    above = axis.is_above(tops)
+    above = tops > axis.high + 0.001 * abs(axis.high)
     return [
         Text.assemble(
             *(
@@ -147,9 +143,9 @@ def loss_axis_of(*series: Array) -> Axis:
     return Axis(float(finite.min()), float(finite.max()), logarithmic=False)
 
 
-def cut_legend(values: Array, axis: Axis, ink: Ink) -> list[Text]:
-    """What the mark of a column above the axis means, if there is one."""
-    is_cut = axis.is_above(values[np.isfinite(values)]).any()
+def cut_legend(drawn: Sequence[Text], axis: Axis, ink: Ink) -> list[Text]:
+    """What the mark of a column above the axis means, if the lines of a chart have one."""
+    is_cut = any(ink.over in line.plain for line in drawn)
     return [Text(f"  {ink.over} above {number(axis.high)}, where the chart ends", "red")] if is_cut else []
 
 

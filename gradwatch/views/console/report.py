@@ -222,7 +222,7 @@ def _curve(
     lines = chart(values, bad, screen.width - 10, height, screen.ink, axis, style)
     for line in lines:
         line.rstrip()
-    return [*with_axis(lines, axis, screen.ink), *cut_legend(values, axis, screen.ink)]
+    return [*with_axis(lines, axis, screen.ink), *cut_legend(lines, axis, screen.ink)]
 
 
 # ------------------------------------------------------------------------------ clipping and weights

@@ -55,10 +55,13 @@ def test_a_value_above_the_axis_is_marked(ascii_only, mark):
 
 
 def test_a_legend_says_where_a_chart_that_is_cut_ends():
-    cut = np.array([1.0] * 99 + [1e20])
-    assert plain(cut_legend(cut, axis_of(cut), Ink())) == ["  ▲ above 100, where the chart ends"]
-    whole = np.array([1.0, 100.0, np.nan, np.inf])
-    assert cut_legend(whole, axis_of(whole), Ink()) == []
+    cut, none = np.array([1.0] * 99 + [1e20]), np.zeros(100, bool)
+    axis = axis_of(cut)
+    assert plain(cut_legend(chart(cut, none, 50, 2, Ink()), axis, Ink())) == ["  ▲ above 100, where the chart ends"]
+    assert cut_legend(chart(cut[:99], none[:99], 50, 2, Ink()), axis, Ink()) == []
+    covered = none.copy()
+    covered[99] = True
+    assert cut_legend(chart(cut, covered, 50, 2, Ink()), axis, Ink()) == [], "another mark covers the only one"
 
 
 def test_a_larger_value_has_a_higher_bar():
