@@ -46,7 +46,7 @@ class Setback:
     """What spikes close to one another cost: the level of the loss before them, its level after, and for how long."""
 
     first: int  # step of the first spike
-    spikes: int
+    spikes: int  # one after the other at once are one: the steps after a spike come back from it
     before: float
     after: float  # the median of the losses while they were above the level
     steps: int  # losses above the level
@@ -76,7 +76,8 @@ def setbacks(optimizer: OptimizerFacts, spikes: Sequence[int]) -> list[Setback]:
         above = np.array(_above(losses, first, last, end, limit))
         if len(above) >= COSTLY_STEPS:
             after, step = float(np.median(losses[above])), int(steps[first])
-            found.append(Setback(first=step, spikes=len(group), before=level, after=after, steps=len(above)))
+            apart = 1 + int((np.diff(group) > 1).sum())
+            found.append(Setback(first=step, spikes=apart, before=level, after=after, steps=len(above)))
     return found
 
 

@@ -163,3 +163,13 @@ def test_peaks_of_a_cyclic_rate_that_throw_the_training_back(tmp_path, lifted, c
         found = the(run, "repeated-spikes")
         assert found.steps == (60, 60 * cycles)
         assert found.cause.startswith("the learning rate: its peaks of 0.51")
+
+
+@pytest.mark.parametrize(("at", "told"), [((150, 151, 152), False), ((150, 154, 158), True)])
+def test_large_norms_one_after_the_other_are_one_spike(tmp_path, at, told):
+    """Of one batch in a wrong unit: the steps after it come back."""
+    losses = falling(300)
+    losses[150:170] = falling(20, 3.0, 2.0, seed=1)
+    run = run_of(tmp_path, stream(replaced(steady(300), dict.fromkeys(at, 60.0)), losses=losses))
+    assert ("repeated-spikes" in codes(run)) == told
+    assert ("spike" in codes(run)) != told
