@@ -25,7 +25,7 @@ from gradwatch.sources import (
 from gradwatch.sources.configs import Settings
 from gradwatch.sources.databases import Database
 from gradwatch.sources.history import History
-from gradwatch.sources.lines import NOTEBOOK
+from gradwatch.sources.lines import NOTEBOOK, refuse_what_is_no_text
 from gradwatch.sources.logged import LoggedRun
 from gradwatch.sources.writing import Imported, write
 from gradwatch.text import number
@@ -95,7 +95,11 @@ def _files_of_one_kind(paths: Sequence[Path]) -> tuple[list[Path], str]:
         raise CannotImport(f"{len(kinds)} kinds of files were given; expected one kind, of one run.")
     (kind,) = kinds
     if kind != "events" and len(files) > 1:
-        raise CannotImport(f"{len(files)} files were given; expected one {kind} file for a run.")
+        raise CannotImport(
+            f"{len(files)} files were given; expected one {kind} file for a run. Import each into a run of its own."
+        )
+    if kind in ("json", "lines", "table", "text") and files[0].suffix != ".parquet":
+        refuse_what_is_no_text(files[0])
     return files, kind
 
 

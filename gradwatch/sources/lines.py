@@ -16,6 +16,7 @@ from gradwatch.errors import CannotImport
 CHUNK = 2**20  # bytes read at once
 LONGEST = 2**24  # bytes of a line
 LONGEST_PRINTED = 10_000  # bytes of a line of printed text
+LONGEST_HEAD = 4096  # bytes that tell what a file is
 LARGEST_WHOLE = 2**28  # bytes of a file that can only be read as a whole
 NOTEBOOK = ".ipynb"
 _ROW = re.compile(r"<tr\b[^>]{0,400}>(.*?)(?=<tr\b|</tr|</table|\Z)", re.DOTALL | re.IGNORECASE)
@@ -24,6 +25,8 @@ _TAG = re.compile(r"<[^<>]{0,400}>")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _MARK = b"\xef\xbb\xbf"  # some programs on Windows begin a UTF-8 file with it
 _UTF_16 = re.compile(rb"\xff\xfe[^\0]\0|\xfe\xff\0[^\0]")  # the mark and a character; PowerShell 5 redirects output so
+_WIDE = re.compile(rb"(?:\xff\xfe\0\0|\0\0\xfe\xff)?(?:[^\0]\0{1,3}|\0{1,3}[^\0]){4}")
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")  # gzip, bzip2, xz, zstd, zip
 _ENDS = re.compile(rb"[\r\n]+")
 
 
@@ -38,6 +41,26 @@ def encoding_of(file: Path) -> str:
             return "utf-16" if _UTF_16.match(stream.read(4)) else "utf-8-sig"
     except OSError as error:
         raise CannotImport(f"{str(file)!r} can't be read: {error}.") from error
+
+
+def refuse_what_is_no_text(file: Path) -> None:
+    """Say of a file that can't be read as text what it is: its readers would tell of its first bytes alone.
+
+    Raises:
+        CannotImport: it can't be read, is empty or compressed, or is in UTF-16 or UTF-32 without the mark of UTF-16.
+    """
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(LONGEST_HEAD)
+    except OSError as error:
+        raise CannotImport(f"{str(file)!r} can't be read: {error}.") from error
+    if not head.strip():
+        raise CannotImport(f"{str(file)!r} is empty; expected a log with at least one step.")
+    if head.startswith(_COMPRESSED):
+        raise CannotImport(f"{str(file)!r} is compressed, whatever its name says; unpack it first.")
+    # Latin letters have a NUL beside them there. NULs alone pad a file whose machine went down.
+    if not _UTF_16.match(head) and _WIDE.match(head):
+        raise CannotImport(f"{str(file)!r} is in UTF-16 or UTF-32 without a mark of UTF-16; save it as UTF-8.")
 
 
 def beginning(file: Path) -> bytes:

@@ -124,6 +124,8 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 _WRAPPED = re.compile(r"\b(?:(?:np|numpy)\.\w{1,20}|tensor)\(\s{0,8}([-+\w.]{1,40})\s{0,8}(?:,[^()\n]{0,200})?\)")
 _WITHOUT_LOSS = {"DeepSpeed": re.compile(r"\bstep=\d+, skipped=\d+, lr=\[")}
 """Lines of tools that print neither a gradient norm nor a loss."""
+_WORDS = ("loss", "norm", "grad", "grdn", "skipped=")
+"""Of which each line has one, in lower case, that a pattern here or in `_NAMED` can take."""
 _HELD_OUT_BEFORE = re.compile(
     r"\b(?:val|valid|validat\w*|eval|evaluat\w*|test\w*|dev|cv|holdout|held[ _-]out)\b(?![ _-](?:loss|acc\w*)\b)",
     re.IGNORECASE,
@@ -152,7 +154,7 @@ def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], 
             raise CannotImport(f"{str(file)!r} has no line that matches --pattern.")
         return found, "--pattern", ()
     known = {name: re.compile(text, re.IGNORECASE) for name, text in PATTERNS.items()}
-    each = _matches(file, known | _WITHOUT_LOSS, plain)
+    each = _matches(file, known | _WITHOUT_LOSS, plain, _may_name_values)
     without = [name for name in _WITHOUT_LOSS if each.pop(name)]
     best = max(each, key=lambda name: (_with_norm(each[name]), len(each[name])))
     if _with_norm(each[best]):
@@ -216,12 +218,25 @@ def plain(text: str) -> str:
     return _WRAPPED.sub(r"\1", text)
 
 
+def _may_name_values(text: str) -> bool:
+    """Whether a line may match one of the patterns here: a word in it is much sooner sought than all of these.
+
+    >>> [_may_name_values(text) for text in ("Loss: 1.0", "s:1 trl:2.0 norm:1", "fetched shard 7 from cache")]
+    [True, True, False]
+    """
+    low = text.lower()
+    return any(word in low for word in _WORDS)
+
+
 def _matches(
-    file: Path, patterns: Mapping[str, re.Pattern[str]], prepare: Callable[[str], str] = str
+    file: Path,
+    patterns: Mapping[str, re.Pattern[str]],
+    prepare: Callable[[str], str] = str,
+    is_relevant: Callable[[str], bool] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """The groups of each line that matches, by the name of the pattern."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in patterns}
-    for text in map(prepare, _texts(file)):
+    for text in map(prepare, filter(is_relevant, _texts(file))):
         for name, pattern in patterns.items():
             match = pattern.search(text)
             if match is not None:
@@ -237,7 +252,7 @@ def _named(file: Path) -> tuple[list[dict[str, Any]], str]:
     """
     of_lines: list[dict[str, Any]] = []
     of_bars: dict[str, list[dict[str, Any]]] = {}  # by the length: that of an evaluation is another
-    for text in map(plain, _texts(file)):
+    for text in map(plain, filter(_may_name_values, _texts(file))):
         bar = _BAR.search(text)
         row = _named_row(text, has_place=bar is not None)
         if row and bar is None:

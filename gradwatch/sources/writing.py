@@ -138,6 +138,8 @@ def repeated_notes(repeated: int) -> Iterator[str]:
 
 
 def _refuse_existing(run: Path) -> None:
+    if run.is_file():
+        raise CannotImport(f"{str(run)!r} is a file; expected the folder of the new run as the last path.")
     if (run / FILE_NAME).exists():
         raise CannotImport(f"{str(run)!r} is already a run, and stays as it is. Give the folder of a new one.")
 

@@ -1,9 +1,13 @@
 """What can be read is told from what cannot, whatever the bytes are."""
 
+import bz2
 import contextlib
+import gzip
 import json
+import lzma
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -140,3 +144,88 @@ def test_steps_that_repeat_or_go_back_are_sorted_and_said(tmp_path, suffix):
     made = write(read([tmp_path / f"a{suffix}"]), tmp_path / "run")
     assert dict(Run(made.run).steps()["total_norm"]) == {1: 2.0, 2: 3.0, 7: 0.5}
     assert sum("1 step is there more than once" in note for note in made.notes) == 1
+
+
+CSV = "step,loss,grad_norm\n" + "".join(f"{n},{2.0 / (n + 1)},1.5\n" for n in range(50))
+JSON_LINES = "".join(f'{{"step": {n}, "loss": {2.0 / (n + 1)}, "grad_norm": 1.5}}\n' for n in range(50))
+PRINTED = "".join(f"step {n} loss: {2.0 / (n + 1):.4f} grad_norm: 1.5\n" for n in range(50))
+FORMS = {"a.csv": CSV, "a.jsonl": JSON_LINES, "a.log": PRINTED}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        pytest.param(lambda text: b"", "is empty", id="empty"),
+        pytest.param(lambda text: b" \r\n\n", "is empty", id="blank"),
+        pytest.param(lambda text: gzip.compress(text.encode()), "is compressed, whatever its name says", id="gzip"),
+        pytest.param(lambda text: bz2.compress(text.encode()), "is compressed, whatever its name says", id="bzip2"),
+        pytest.param(lambda text: lzma.compress(text.encode()), "is compressed, whatever its name says", id="xz"),
+        pytest.param(lambda text: text.encode("utf-16-le"), "is in UTF-16 or UTF-32", id="UTF-16, little"),
+        pytest.param(lambda text: text.encode("utf-16-be"), "is in UTF-16 or UTF-32", id="UTF-16, big"),
+        pytest.param(lambda text: text.encode("utf-32"), "is in UTF-16 or UTF-32", id="UTF-32"),
+        pytest.param(lambda text: text.encode("utf-32-le"), "is in UTF-16 or UTF-32", id="UTF-32, little"),
+    ],
+)
+def test_what_is_no_text_is_said_in_plain_words(tmp_path, name, change, match):
+    (tmp_path / name).write_bytes(change(FORMS[name]))
+    with pytest.raises(CannotImport, match=match):
+        read([tmp_path / name])
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda text: text.encode("utf-8-sig"), id="a mark"),
+        pytest.param(lambda text: text.encode("utf-16"), id="UTF-16 with its mark"),
+        pytest.param(lambda text: text.replace("\n", "\r\n").encode(), id="ends of Windows"),
+        pytest.param(lambda text: text.encode() + b"\0" * 5000, id="padding"),
+    ],
+)
+def test_other_text_is_read_whole(tmp_path, name, change):
+    (tmp_path / name).write_bytes(change(FORMS[name]))
+    assert [point.norm for point in read([tmp_path / name]).points] == [1.5] * 50
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_file_that_is_being_written_is_read_up_to_a_whole_row(tmp_path, name):
+    whole = FORMS[name]
+    (tmp_path / name).write_text(whole[: -len("_norm: 1.5") if name == "a.log" else -len("1.5}")])
+    points = read([tmp_path / name]).points
+    assert [point.step for point in points if point.norm is not None] == list(range(49))
+
+
+def test_a_relative_path_means_the_same_file(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text(CSV)
+    monkeypatch.chdir(tmp_path)
+    made = write(read([Path("a.csv")]), Path("run"))
+    assert (made.steps, (tmp_path / "run" / "gradwatch.db").exists()) == (50, True)
+
+
+def test_a_file_in_the_place_of_the_run_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text(CSV)
+    (tmp_path / "b.csv").write_text(CSV)
+    with pytest.raises(CannotImport, match=r"b\.csv' is a file; expected the folder of the new run as the last path"):
+        write(read([tmp_path / "a.csv"]), tmp_path / "b.csv")
+    assert (tmp_path / "b.csv").read_text() == CSV
+
+
+def test_many_files_at_once_are_to_be_imported_each(tmp_path):
+    files = [tmp_path / f"{n}.csv" for n in range(1000)]
+    for file in files:
+        file.write_text(CSV)
+    with pytest.raises(CannotImport, match=r"1000 files were given.*Import each into a run of its own"):
+        read(files)
+
+
+def test_an_interrupt_leaves_no_part_of_a_run(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text(CSV)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gradwatch.store.StoreWriter.append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(read([tmp_path / "a.csv"]), tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
