@@ -38,9 +38,7 @@ def find_helps(player: Player, rows: Rows, norm: float, threshold: float | None)
         attempt("float32 instead of autocast", lambda: player.play(autocast=False).total_norm)
     attempt("float64", lambda: _in_float64(player))
     if rows.norm_without is not None and rows.suspects:
-        named = ", ".join(str(part.row) for part in rows.suspects)
-        change = f"without row{'s' if len(rows.suspects) > 1 else ''} {named}"
-        helps.append(Help(change=change, total_norm=rows.norm_without))
+        helps.append(Help(change=f"without {rows.suspect_names}", total_norm=rows.norm_without))
     if threshold is not None and math.isfinite(norm) and norm > threshold:
         helps.append(Help(change=f"clip {number(threshold)}", total_norm=threshold))
     return helps, unknown

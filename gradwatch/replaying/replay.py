@@ -380,9 +380,7 @@ def _controls(player: Player, rows: Rows, given: ControlBatch, nonfinite: bool) 
     if rows.suspects:
         groups = groups_with_others(rows, player.capture.groups)
         if groups is not None and (rows.norm_without is None or math.isfinite(rows.norm_without)):
-            places = ", ".join(str(part.row) for part in rows.suspects)
-            name = f"the batch without row{'s' if len(rows.suspects) > 1 else ''} {places}"
-            yield Control(trace=player.trace(groups), name=name)
+            yield Control(trace=player.trace(groups), name=f"the batch without {rows.suspect_names}")
     if given is not None:
         groups, has_loss = control_groups(player, given)
         if not nonfinite or math.isfinite(player.play(groups).total_norm):

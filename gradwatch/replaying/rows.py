@@ -80,6 +80,12 @@ class Rows:
     def suspects(self) -> tuple[Part, ...]:
         return tuple(part for part in self.parts if part.stands_out)
 
+    @property
+    def suspect_names(self) -> str:
+        """The rows that stand out, each once: a model that is called twice on a batch has the same row twice."""
+        rows = dict.fromkeys(part.row for part in self.suspects)
+        return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows))}"
+
 
 @dataclass(slots=True)
 class _Search:

@@ -57,6 +57,16 @@ def _listed(names: Sequence[object]) -> str:
     return ", ".join(str(one) for one in names[:MOST_LISTED]) + more
 
 
+def _each_once(thing: str, numbers: Sequence[int]) -> str:
+    """Numbers after what they count, without repetitions.
+
+    >>> _each_once("row", [48, 48]), _each_once("micro-batch", [0, 1])
+    ('row 48', 'micro-batches 0, 1')
+    """
+    distinct = [*dict.fromkeys(numbers)]
+    return f"{thing if len(distinct) == 1 else thing + ('es' if thing.endswith('ch') else 's')} {_listed(distinct)}"
+
+
 def headline(replay: Replay) -> str:
     """The replay in one sentence, for a list of events.
 
@@ -189,12 +199,11 @@ def _spread(replay: Replay) -> str:
 
 def _row_names(replay: Replay) -> str:
     rows = replay.suspects
-    named = _listed([row.row for row in rows])
-    text = f"row{'s' if len(rows) > 1 else ''} {named} of {replay.batch_size}"
+    text = f"{_each_once('row', [row.row for row in rows])} of {replay.batch_size}"
     if replay.ranks > 1:
-        text += f" of rank {_listed([*dict.fromkeys(row.rank for row in rows)])}"
+        text += f" of {_each_once('rank', [row.rank for row in rows])}"
     if replay.micro_batches > len(replay.parts):
-        text += f" in micro-batch {_listed([*dict.fromkeys(row.micro_batch for row in rows)])}"
+        text += f" in {_each_once('micro-batch', [row.micro_batch for row in rows])}"
     shares = [row.share for row in rows if row.share is not None]
     if len(shares) == len(rows):
         carry = "carries" if len(rows) == 1 else "carry"

@@ -45,6 +45,14 @@ def test_clipping_and_a_row():
     assert found["without row 5"] < 1e-3 * found["float64"]
 
 
+def test_a_row_that_stands_out_in_two_calls_of_the_model_is_named_once():
+    torch.manual_seed(0)
+    model, x = MLP(), torch.randn(8, 12)
+    x[5] = math.nan
+    found, _ = helps(model, lambda: (model(x) + model(x)).pow(2).mean())
+    assert [name for name in found if "row" in name] == ["without row 5"]
+
+
 def test_clipping_does_not_help_nan():
     model, x = MLP(), torch.full((2, 12), math.nan)
     found, _ = helps(model, lambda: model(x).mean(), threshold=0.5)
