@@ -14,6 +14,7 @@ import gc
 import itertools
 import json
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -26,6 +27,7 @@ from gradwatch.measure import is_on_host
 from gradwatch.record import FROZEN_KEY
 from gradwatch.recording.gradients import version_of
 from gradwatch.recording.hooks import take_compiled_clip
+from gradwatch.recording.loop_table import is_of_this_thread
 from gradwatch.recording.parameters import listed_or_none, named_parameters, unregistered_parameters
 
 logger = logging.getLogger("gradwatch")
@@ -89,6 +91,7 @@ class _Probes:
         self.was_reached = self.was_ever_reached = False
         self._weights: list[int] = []  # versions of the parameters before the first backward
         self.steps = self.carried_steps = self.changed_steps = self.mixed_steps = self.dropped_steps = 0
+        self.thread = threading.get_ident()  # that steps the optimizer
         self.carried_each: list[int] = []
 
     def _choose(self) -> None:
@@ -382,6 +385,8 @@ class LoopCheck:
                     self._with_gradient[name] = weakref.ref(parameter)
 
     def _note_other_models(self) -> None:
+        if len(self._here()) < len(self._probes):
+            return  # to look at all models would meet another thread writing their gradients
         for name, probes in self._probes.items():
             if name not in self._trained_instead and (model := probes.trained_instead()) is not None:
                 self._trained_instead[name] = model.__name__
@@ -396,9 +401,19 @@ class LoopCheck:
 
     # ------------------------------------------------------------------------- what the loop does
 
+    def train_here(self, name: str) -> None:
+        """The calling thread clips the gradients of an optimizer."""
+        if name in self._probes:
+            self._probes[name].thread = threading.get_ident()
+
+    def _here(self) -> list[_Probes]:
+        """Those of the optimizers that no other thread steps."""
+        return [probes for probes in self._probes.values() if is_of_this_thread(probes.thread)]
+
     @_harmless
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
         probes = self._by_optimizer[id(optimizer)]
+        probes.thread = threading.get_ident()
         probes.before_step(has_closure)
         if take_compiled_clip():
             probes.note_change()
@@ -410,33 +425,34 @@ class LoopCheck:
     @_harmless
     def after_step(self, optimizer: Optimizer) -> None:
         own = self._by_optimizer[id(optimizer)]
-        for probes in self._probes.values():
+        for probes in self._here():
             if probes is not own and own.was_reached:
                 probes.after_step_of_another()
         own.after_step()
 
     @_harmless
     def before_backward(self) -> None:
-        for probes in self._probes.values():
+        for probes in self._here():
             probes.before_backward()
 
     @_harmless
     def after_backward(self) -> None:
-        for probes in self._probes.values():
+        here = self._here()
+        for probes in here:
             probes.after_backward()
-        if len(self._probes) > 1:
-            reached = [probes for probes in self._probes.values() if probes.was_reached]
+        if len(here) > 1:
+            reached = [probes for probes in here if probes.was_reached]
             for probes in reached:
                 probes.note_whether_mixed(is_own=len(reached) == 1)
 
     @_harmless
     def before_change(self) -> None:
         """A clip call or a GradScaler is about to change gradients."""
-        for probes in self._probes.values():
+        for probes in self._here():
             probes.look()
 
     @_harmless
     def after_change(self) -> None:
         """A clip call or a GradScaler has changed gradients, and not the script."""
-        for probes in self._probes.values():
+        for probes in self._here():
             probes.accept()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 
@@ -10,6 +11,11 @@ from torch.optim import Optimizer
 
 from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.loops import Loop
+
+
+def is_of_this_thread(thread: int) -> bool:
+    """Whether a thread is this one, or has ended."""
+    return thread == threading.get_ident() or all(thread != one.ident for one in threading.enumerate())
 
 
 class LoopTable:
@@ -33,6 +39,8 @@ class LoopTable:
         return len(self._loops)
 
     def add(self, loop: Loop) -> None:
+        """Take in a loop that this thread trains, until another one makes a step of it."""
+        loop.thread = threading.get_ident()
         self._loops.append(loop)
         if loop.tracker.name not in self.names:  # one that is gone may have had it
             self.names.append(loop.tracker.name)
@@ -48,13 +56,17 @@ class LoopTable:
         clipped = call.parameters
         return [loop for loop in self._loops if not loop.tracker.parameters.ids.isdisjoint(map(id, clipped))]
 
+    def of_this_thread(self) -> list[Loop]:
+        """Return the loops whose gradients no other thread can be writing; that may happen without Python's lock."""
+        return [loop for loop in self._loops if is_of_this_thread(loop.thread)]
+
     def named(self, name: str | None) -> list[Loop]:
         """Return the loop of this name, or all loops for None."""
         return [loop for loop in self._loops if name in (None, loop.tracker.name)]
 
     def models(self) -> Iterator[nn.Module]:
-        """Yield the model of each loop, if it is still alive."""
-        models = (loop.tracker.parameters.model for loop in self._loops)
+        """Yield the model of each loop that no other thread trains, if it is still alive."""
+        models = (loop.tracker.parameters.model for loop in self.of_this_thread())
         return (model for model in models if model is not None)
 
     @property

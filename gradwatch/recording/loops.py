@@ -36,10 +36,12 @@ class Loop:
         tracker: the steps of the optimizer.
         optimizers: those whose `step` is listened to.
         steps_within_backward: whether optimizers step while gradients are still being made.
+        thread: that trains it; a backward of this thread alone may be writing its gradients.
     """
 
     tracker: StepTracker
     steps_within_backward: bool = False
+    thread: int = 0
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:

@@ -42,9 +42,8 @@ def _guarded(method: Method[P]) -> Method[P]:
 class HookRouter:
     """Everything that the training thread reports to one recording.
 
-    Another thread may train as well. What it does to its own gradients is none of this recording's business, and
-    to look at our gradients there would meet our own backward writing them. So a call that names no parameter
-    or optimizer of ours counts only in the thread that trains ours.
+    Several threads may train. To look at the gradients of one in another would meet a backward writing them. So a
+    call that names no parameter or optimizer of ours counts only for the loops that its own thread trains.
     """
 
     def __init__(self, recording: Recording, scaled: ScaledLosses | None = None) -> None:
@@ -54,11 +53,10 @@ class HookRouter:
         self._check = recording.check
         self._validation = ValidationLosses()
         self._scaled = scaled or ScaledLosses()
-        self._losses: list[BackwardLoss] = []  # on which backward is being called
-        self._thread = threading.get_ident()  # that trains; gradients are looked at in no other
+        self._losses: dict[int, list[BackwardLoss]] = {}  # on which backward is being called, by its thread
 
     def _is_in_training_thread(self) -> bool:
-        return threading.get_ident() == self._thread
+        return any(loop.thread == threading.get_ident() for loop in self._loops)
 
     # ------------------------------------------------------------------------- what the user calls
 
@@ -108,7 +106,7 @@ class HookRouter:
     @_guarded
     def count_earlier_backward(self, losses: Sequence[BackwardLoss]) -> None:
         """Account for a backward pass that ran before attaching."""
-        for loop in self._loops:
+        for loop in self._loops.of_this_thread():
             if loop.tracker.gradients.first() is not None:
                 loop.tracker.gradients.count_backward()
                 loop.tracker.losses.add(losses)
@@ -119,7 +117,7 @@ class HookRouter:
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
         loop = self._loop_of(optimizer)
         if not loop.steps_within_backward:
-            self._thread = threading.get_ident()
+            loop.thread = threading.get_ident()
             self._check.before_step(optimizer, has_closure)  # before a policy clips
         self._recording.look_at_sink()
         if self._recording.state == "closed":
@@ -149,17 +147,18 @@ class HookRouter:
         if not self._is_in_training_thread():
             return
         self._check.before_backward()
-        for loop in self._loops:
+        for loop in self._loops.of_this_thread():
             loop.before_backward(tensors)
-        self._losses = losses_among(tensors, self._scaled)
+        self._losses[threading.get_ident()] = losses_among(tensors, self._scaled)
 
     @_guarded
     def after_backward(self) -> None:
-        is_ours = self._is_in_training_thread()
-        if is_ours:
+        if self._is_in_training_thread():
             self._check.after_backward()
+        losses = self._losses.get(threading.get_ident(), [])
+        here = self._loops.of_this_thread()
         for loop in self._loops:
-            loop.after_backward(self._losses, is_ours=is_ours)
+            loop.after_backward(losses, is_ours=loop in here)
 
     @_guarded
     def after_zeroing(self, ids: set[int]) -> None:
@@ -170,7 +169,7 @@ class HookRouter:
 
     def _before_any_clip(self) -> None:
         if self._is_in_training_thread():
-            for loop in self._loops:
+            for loop in self._loops.of_this_thread():
                 loop.before_any_clip()
 
     def clip_calls_unseen(self) -> None:
@@ -187,15 +186,16 @@ class HookRouter:
     def before_clip(self, call: ClipCall) -> None:
         self._before_any_clip()
         loops = self._loops.clipped_by(call)
-        if loops:
-            self._thread = threading.get_ident()
+        for loop in loops:
+            loop.thread = threading.get_ident()
+            self._check.train_here(loop.tracker.name)
         is_ours = self._is_in_training_thread()
         if is_ours:
             self._check.before_change()
         for loop in loops:
             loop.before_clip(call)
         if is_ours and not loops and clips_nothing(call):
-            for loop in self._loops:
+            for loop in self._loops.of_this_thread():
                 loop.tracker.audit.note("other-parameters" if call.parameters else "no-parameters")
 
     @_guarded

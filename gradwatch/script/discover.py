@@ -14,6 +14,7 @@ import logging
 import math
 import multiprocessing
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,6 +53,7 @@ from gradwatch.recording.optimizers import (
     without_wrapped,
 )
 from gradwatch.recording.options import Ranks, RecorderKind, RecordingOptions
+from gradwatch.recording.parameters import listed_or_none
 from gradwatch.recording.watch import Watch
 from gradwatch.script.found_config import ConfigListener
 from gradwatch.script.plan import RecordingPlan, run_of_this_process
@@ -83,13 +85,15 @@ class Discovery:
         self._configs = configs
         self._own_run = run_of_this_process(plan.run) if is_child else plan.run  # where this process trains alone
         self._process = os.getpid(), multiprocessing.current_process()
+        self._attaching = threading.RLock()  # threads that train may all find new optimizers at once
         self._steps_before = 0  # those of earlier attempts
         self._scaled = ScaledLosses()  # the first backward is called on a loss that was scaled before the recording
         self._earlier_losses: list[BackwardLoss] = []  # of the last backward before the recording
         self._attached: list[weakref.ref[Optimizer]] = []
         self._unheard: list[weakref.ref[Optimizer]] = []  # those of which this was said
         self._new: list[weakref.ref[Optimizer]] = _existing_optimizers() if is_child else []
-        handle = register_optimizer_step_pre_hook(out_of_graphs(lambda *_: self._attach_new()))
+        self._makers: dict[int, int] = {}  # the thread that made an optimizer, by its `id`
+        handle = register_optimizer_step_pre_hook(out_of_graphs(lambda one, *_: self._attach_new(used=[one])))
         self._stops = [self._listen_to_new_optimizers(), handle.remove, listen_to_backward(self)]
         self._stops.append(listen_to_scaling(self._scaled))
         if plan.replaced_max_norm is not None:
@@ -124,6 +128,7 @@ class Discovery:
             if is_probing():
                 return
             discovery.optimizers_seen += 1
+            discovery._makers[id(self)] = threading.get_ident()
             discovery._new.append(weakref.ref(self))
 
         def stop() -> None:
@@ -139,6 +144,7 @@ class Discovery:
             return
         is_bare_fork = multiprocessing.current_process() is process
         self._process = os.getpid(), multiprocessing.current_process()
+        self._attaching = threading.RLock()  # a thread that is not here may hold the old one
         self._own_run = run_of_this_process(self._plan.run, is_bare_fork)
         self._new = _existing_optimizers()
         self.watch, self.failed, self.opened, self._earlier_losses, self._attached = None, False, None, [], []
@@ -171,10 +177,11 @@ class Discovery:
         """Required of a listener."""
 
     def before_clip(self, call: ClipCall) -> None:
-        self._attach_new()
+        self._attach_new(used=self._clipped(call) if len(self._new) > 1 else [])
         clips_something = any(parameter.grad is not None for parameter in call.parameters)
         if not self.optimizers_seen and self.watch is None and clips_something:
-            self._guard(lambda: self._attach_by_hand(call.parameters))
+            with self._attaching:
+                self._guard(lambda: self._attach_by_hand(call.parameters))
 
     def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
         """Required of a listener."""
@@ -190,27 +197,49 @@ class Discovery:
         if self.watch is not None:
             self.watch.count_earlier_backward(self._earlier_losses)
 
-    def _attach_new(self, within_training: bool = False) -> None:
+    def _clipped(self, call: ClipCall) -> list[Optimizer]:
+        ids = set(map(id, call.parameters))
+        return [one for one in _alive(self._new) if any(id(p) in ids for p in listed_or_none(one) or ())]
+
+    def _attach_new(self, within_training: bool = False, used: Sequence[Optimizer] = ()) -> None:
         """Attach the optimizers that are new.
 
         Before a backward, a module sharded by `fully_shard` holds whole parameters, which are not those of the
-        optimizer. Such an optimizer waits for the clip call or the step.
+        optimizer. Such an optimizer waits for the clip call or the step. So does one that another thread made, if
+        there are several: this thread may not be the one that trains it.
+
+        Args:
+            within_training: a backward begins.
+            used: optimizers that this thread clips or steps.
         """
         self._follow_fork()
         if not self._new:
             return
-        new = self._take_new(within_training)
+        with self._attaching:
+            self._attach_those(within_training, used)
+
+    def _attach_those(self, within_training: bool, used: Sequence[Optimizer]) -> None:
+        new = self._take_new(within_training, used)
         is_first = self.watch is None
         self._guard(lambda: self._attach(new))
         if self.watch is not None and is_first and not within_training:
             self.watch.count_earlier_backward(self._earlier_losses)
 
-    def _take_new(self, within_training: bool) -> list[Optimizer]:
+    def _take_new(self, within_training: bool, used: Sequence[Optimizer]) -> list[Optimizer]:
         """The new optimizers that need not wait. Groups that can't be read now may be there at a later step."""
         new = _alive(self._new)
-        waiting = [one for one in new if self._is_unheard(one) or (within_training and _is_sharded(one))]
+        others = [one for one in new if len(new) > 1 and self._is_of_another_thread(one, used)]
+        waiting = [
+            one
+            for one in new
+            if self._is_unheard(one) or (within_training and _is_sharded(one)) or any(one is other for other in others)
+        ]
         self._new = [weakref.ref(one) for one in waiting]
         return [one for one in new if all(one is not other for other in waiting)]
+
+    def _is_of_another_thread(self, optimizer: Optimizer, used: Sequence[Optimizer]) -> bool:
+        here = threading.get_ident()
+        return self._makers.get(id(optimizer), here) != here and all(optimizer is not one for one in used)
 
     def _is_unheard(self, optimizer: Optimizer) -> bool:
         """Whether no step of an optimizer can be observed yet; the first time, say why."""

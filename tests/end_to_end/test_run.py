@@ -482,6 +482,49 @@ def test_it_ends_as_it_would_have_ended(request, tmp_path, end, steps, reason):
         assert found.attempts()[0].reason == reason
 
 
+IN_THREADS = """
+    import threading
+    losses = {}
+
+    def train(seed, width):
+        random = torch.Generator().manual_seed(seed)
+        model = nn.Linear(width, 1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=random))
+        optimizer = torch.optim.Adam(model.parameters())
+        losses[width] = []
+        for _ in range(15):
+            loss = model(torch.randn(8, width, generator=random)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            losses[width].append(loss.item())
+
+    threads = [threading.Thread(target=train, args=(seed, seed + 3)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    import json
+    print(json.dumps(losses, sort_keys=True))
+"""
+
+
+def test_threads_that_train_models_of_their_own_are_recorded_side_by_side(tmp_path):
+    """To look at the gradients of one in another would meet a backward writing them, and end the process."""
+    (tmp_path / "train.py").write_text(textwrap.dedent(PREAMBLE + IN_THREADS))
+    plain, done = run("train.py", cwd=tmp_path), recorded("train.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, plain.stdout), done.stderr
+    found = Run(tmp_path / "runs" / "x")
+    by_width = {found.parameters(name)[0].shape[1]: found.steps(name)["loss"] for name in found.optimizers}
+    losses = {int(width): losses for width, losses in json.loads(plain.stdout).items()}
+    assert by_width.keys() == losses.keys()
+    for width, expected in losses.items():
+        np.testing.assert_allclose(by_width[width], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "end", ["os.close(2)", "os.close(2)\nos.open(os.devnull, os.O_RDONLY)", "sys.stderr.close()", "sys.stderr = None"]
 )
