@@ -120,7 +120,10 @@ RIVALS = (
 _NO_PART = {"loss", "losses", "train", "training", "mean", "total"}
 """What a name such as ``train/loss/g/total`` has beside the part."""
 
-_HELD_OUT = {"eval", "evaluation", "val", "valid", "validation", "test", "testing", "dev", "cv", "holdout", "heldout"}
+HELD_OUT = r"(?:val|valid|validat\w*|eval|evaluat\w*|test\w*|dev|cv|holdout|held[ _-]?out)"
+"""Words for data that is not trained on, in names of series and in printed lines."""
+
+_HELD_OUT = re.compile(rf"(?<![^\W_]){HELD_OUT}(?![^\W_])", re.IGNORECASE)
 
 
 def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) -> str | None:
@@ -249,10 +252,12 @@ def is_of_held_out_data(row: Mapping[str, Any]) -> bool:
 def _is_held_out(name: str) -> bool:
     """Whether a series is of data that is not trained on.
 
-    >>> _is_held_out("eval/loss"), _is_held_out("run 7 - valid/loss"), _is_held_out("devices/loss")
-    (True, True, False)
+    >>> [_is_held_out(name) for name in ("eval/loss", "run 7 - valid/loss", "held_out_loss", "validate/loss")]
+    [True, True, True, True]
+    >>> [_is_held_out(name) for name in ("devices/loss", "attested/loss", "values/loss", "cvae_loss")]
+    [False, False, False, False]
     """
-    return not _HELD_OUT.isdisjoint(re.split(r"\W|_", name.lower()))
+    return _HELD_OUT.search(name) is not None
 
 
 def is_called(name: str, usual: Sequence[str]) -> bool:

@@ -42,12 +42,13 @@ def read(
     table = _with_sums(table, computed)
     columns = choose(list(table.names), repr(file.name), norm, step, loss, layers_prefix)
     possible = {columns.norm, columns.loss, columns.reward} - {None, norm, loss}
-    empty = [name for name in table.names if name in possible and not _holds_any(table, name)]
+    numbers = {name: _numbers(table, name, file) for name in possible if name is not None}
+    empty = [name for name, found in numbers.items() if all(number is None for number in found)]
     if empty:
         filled = [name for name in table.names if name not in empty]
         with contextlib.suppress(CannotImport):  # there is nothing else
             columns = choose(filled, repr(file.name), norm, step, loss, layers_prefix)
-    found = {name: _points(table, own, file) for name, own in columns.by_optimizer()}
+    found = {name: _points(table, own, file, numbers) for name, own in columns.by_optimizer()}
     points = next(iter(found.values()))
     return History(
         [replace(point, optimizer=name) for name, own in found.items() for point in own.values()],
@@ -102,10 +103,6 @@ def _with_sums(table: _Table, computed: Mapping[str, Sequence[str]]) -> _Table:
     return replace(table, names=(*table.names, *computed), cells=cells)
 
 
-def _holds_any(table: _Table, name: str) -> bool:
-    return any(not _is_empty(cell) for cell in table.cells(name))
-
-
 def _left_out(table: _Table, columns: Columns, taken: int) -> Iterator[str]:
     """A sentence if rows do not count."""
     missing = table.rows - taken
@@ -117,9 +114,9 @@ def _left_out(table: _Table, columns: Columns, taken: int) -> Iterator[str]:
         yield f"{count(missing, 'row')} without a {what} left out{hidden}"
 
 
-def _points(table: _Table, columns: Columns, file: Path) -> dict[int, Point]:
+def _points(table: _Table, columns: Columns, file: Path, numbers: Mapping[str, list[float | None]]) -> dict[int, Point]:
     """A point for each row that has a norm, by row; where none has one, that has a loss, or else a reward."""
-    found = dict(_rows(table, columns, file))
+    found = dict(_rows(table, columns, file, numbers))
     if columns.step is None or "epoch" not in table.names:
         return found
     epochs = [as_float(cell) for cell in table.cells("epoch")]
@@ -139,10 +136,12 @@ def _validation(table: _Table, columns: Columns, points: dict[int, Point]) -> It
             yield step, loss
 
 
-def _rows(table: _Table, columns: Columns, file: Path) -> Iterator[tuple[int, Point]]:
-    """The rows that count, with their numbers."""
+def _rows(
+    table: _Table, columns: Columns, file: Path, numbers: Mapping[str, list[float | None]]
+) -> Iterator[tuple[int, Point]]:
+    """The rows that count, with their numbers; ``numbers`` are those of the columns that were read already."""
     of = {
-        kind: _numbers(table, name, file, are_rates=kind == "learning_rate")
+        kind: numbers[name] if name in numbers else _numbers(table, name, file, are_rates=kind == "learning_rate")
         for kind, name in columns.by_kind.items()
         if name is not None and kind != "validation_loss"
     }

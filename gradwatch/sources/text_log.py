@@ -10,7 +10,7 @@ from typing import Any
 from gradwatch.errors import BadArgument, CannotImport
 from gradwatch.sources import epoch_lines
 from gradwatch.sources.lines import LONGEST_PRINTED, printed_lines
-from gradwatch.sources.names import NAMES, RIVALS, is_called, rivals
+from gradwatch.sources.names import HELD_OUT, NAMES, RIVALS, is_called, rivals
 
 GROUPS = {"step": "step", "norm": "grad_norm", "loss": "loss", "lr": "lr", "reward": "reward"}
 _SERIES = GROUPS | {"d": "D/loss", "g": "G/loss"}  # the series of each group, of the patterns here as well
@@ -126,10 +126,7 @@ _WITHOUT_LOSS = {"DeepSpeed": re.compile(r"\bstep=\d+, skipped=\d+, lr=\[")}
 """Lines of tools that print neither a gradient norm nor a loss."""
 _WORDS = ("loss", "norm", "grad", "grdn", "skipped=")
 """Of which each line has one, in lower case, that a pattern here or in `_NAMED` can take."""
-_HELD_OUT_BEFORE = re.compile(
-    r"\b(?:val|valid|validat\w*|eval|evaluat\w*|test\w*|dev|cv|holdout|held[ _-]out)\b(?![ _-](?:loss|acc\w*)\b)",
-    re.IGNORECASE,
-)
+_HELD_OUT_BEFORE = re.compile(rf"\b{HELD_OUT}\b(?![ _-](?:loss|acc\w*)\b)", re.IGNORECASE)
 """A word before a loss that says that it is not of the training."""
 _WORD_BEFORE = re.compile(r"([a-z]+)[ -]{1,2}$", re.IGNORECASE)
 _OF_ALL = {"total", "overall", "average", "avg", "mean"}

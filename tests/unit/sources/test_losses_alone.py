@@ -285,7 +285,7 @@ def test_the_training_loss_is_taken_beside_a_shorter_name(tmp_path, other):
     assert points_of(tmp_path, "a.csv", f"step,{other},training/model/loss\n1,9.0,2.0\n") == [(1, 2.0)]
 
 
-@pytest.mark.parametrize("other", ["holdout/loss", "cv/loss", "testing/loss"])
+@pytest.mark.parametrize("other", ["holdout/loss", "cv/loss", "testing/loss", "validate/loss", "held_out/loss"])
 def test_a_held_out_loss_alone_is_refused(tmp_path, other):
     with pytest.raises(CannotImport, match="no series with the name"):
         points_of(tmp_path, "a.csv", f"step,{other}\n1,9.0\n")

@@ -91,7 +91,7 @@ def test_steps_that_begin_anew_in_each_epoch_are_counted_on(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("a.jsonl", "", "holds no object"),
+        ("a.jsonl", "", "is empty"),
         ("a.jsonl", "3\n4\n", "holds no object"),
         ("a.jsonl", "{\n{}\n", "line 1"),
         ("a.json", "[1, 2", "can't be read as JSON"),

@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from gradwatch import Run
 from gradwatch.errors import CannotImport
-from gradwatch.sources import read, write
+from gradwatch.sources import read, table, write
 
 from .support import NORMS, assert_norms, imported, write_text
 
@@ -154,3 +154,18 @@ def test_words_for_no_value_are_empty_cells_and_nan_is_a_value(tmp_path):
     assert losses[:7] == [None] * 7
     assert all(map(math.isnan, losses[7:9]))
     assert losses[9] == -math.inf
+
+
+def test_a_column_of_numbers_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("step,grad_norm,loss,reward,lr\n1,1.0,2.0,,0.1\n2,1.5,1.0,,0.1\n")
+    read_columns = []
+    as_before = table._numbers
+
+    def counting(found, name, file, **options):
+        read_columns.append(name)
+        return as_before(found, name, file, **options)
+
+    monkeypatch.setattr(table, "_numbers", counting)
+    history = read([tmp_path / "a.csv"])
+    assert sorted(read_columns) == ["grad_norm", "loss", "lr", "reward", "step"]
+    assert [(point.norm, point.loss) for point in history.points] == [(1.0, 2.0), (1.5, 1.0)]
