@@ -215,16 +215,16 @@ def which_optimizer(shown: str, optimizers: Sequence[str]) -> str:
     """Say which of several optimizers is shown; a search or a cross-validation has too many names to read.
 
     >>> which_optimizer("1", ["0", "1"]), which_optimizer("0", ["0"])
-    ('optimizer 1 of 0, 1', '')
+    ('optimizer 1 (of 2: 0, 1)', '')
     >>> which_optimizer("3", [str(fold) for fold in range(50)])
-    'optimizer 3 of 0, 1, 2, ... 49 (50 optimizers)'
+    'optimizer 3 (of 50: 0, 1, 2, ... 49)'
     """
     if len(optimizers) < 2:
         return ""
     names = ", ".join(optimizers)
     if len(optimizers) > MOST_NAMES:
-        names = f"{', '.join(optimizers[:3])}, ... {optimizers[-1]} ({len(optimizers)} optimizers)"
-    return f"optimizer {shown} of {names}"
+        names = f"{', '.join(optimizers[:3])}, ... {optimizers[-1]}"
+    return f"optimizer {shown} (of {len(optimizers)}: {names})"
 
 
 def printable(text: str) -> str:

@@ -106,7 +106,7 @@ def test_of_several_optimizers_the_one_shown_is_said(tmp_path):
     writer.append([], [Event(step=2, kind="spike", severity="warning", message="m", optimizer="critic")])
     writer.end_attempt("closed")
     page = shown_summary(Run(tmp_path).summary("critic"))
-    assert " · optimizer critic of generator, critic · " in page
+    assert " · optimizer critic (of 2: generator, critic) · " in page
     assert "step 2, optimizer critic: m" in page
 
 

@@ -54,4 +54,4 @@ def test_a_run_without_a_step_has_none_to_show(tmp_path):
 
 def test_a_notebook_shows_the_optimizer_that_the_verdict_is_about(tmp_path):
     run = written(tmp_path, {"generator": "", "critic": "zero"})
-    assert "optimizer critic of generator, critic" in run._repr_html_()
+    assert "optimizer critic (of 2: generator, critic)" in run._repr_html_()

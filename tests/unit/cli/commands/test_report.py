@@ -66,7 +66,7 @@ def two_optimizers(folder):
 def test_of_several_optimizers_the_worst_is_shown_unless_one_is_named(tmp_path, command):
     two_optimizers(tmp_path)
     assert json.loads(command("report", tmp_path, "--json").out)["optimizer"] == "critic"
-    assert "optimizer critic of generator, critic; --optimizer shows another" in command("report", tmp_path).out
+    assert "optimizer critic (of 2: generator, critic); --optimizer shows another" in command("report", tmp_path).out
     named = json.loads(command("report", tmp_path, "--json", "--optimizer", "generator").out)
     assert (named["optimizer"], named["steps"]) == ("generator", 300)
 

@@ -41,7 +41,7 @@ def test_the_headline_has_the_threshold_its_range_and_the_confidence(drawn):
 @pytest.mark.parametrize("advice", [ADVICE, REFUSED])
 def test_of_several_optimizers_the_one_that_the_advice_is_about_is_named(advice, drawn):
     text = "\n".join(drawn(recommendation(replace(advice, optimizer="1", optimizers=("0", "1")), Screen())))
-    assert "  for optimizer 1 of 0, 1; --optimizer chooses another" in text
+    assert "  for optimizer 1 (of 2: 0, 1); --optimizer chooses another" in text
     assert "optimizer 1" not in "\n".join(drawn(recommendation(replace(advice, optimizers=("1",)), Screen())))
 
 

@@ -142,7 +142,7 @@ def test_what_a_run_lacks_is_said(run, drawn):
     )
     text = "\n".join(drawn(report(summary, Screen(width=140)), 140))
     for said in (
-        "optimizer 0 of 0, critic; --optimizer shows another",
+        "optimizer 0 (of 2: 0, critic); --optimizer shows another",
         "1 step dropped: too late to be recorded",
         "1 step skipped (no update)",
         "2 rows of the store damaged and left out",
