@@ -6,6 +6,7 @@ import torch before the script does, because a script may set variables that tor
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import contextlib
 import importlib.machinery
@@ -15,6 +16,7 @@ import shutil
 import signal
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -103,7 +105,7 @@ def launch(program: Program, plan: RecordingPlan, shown: Path | None = None) -> 
     try:
         exec(code_of(program), main.__dict__)
     except SystemExit as left:
-        ending.end(exit_reason(left.code))
+        ending.end_after_threads(exit_reason(left.code))
         raise
     except KeyboardInterrupt as interrupt:
         show(interrupt, program)
@@ -119,7 +121,7 @@ def launch(program: Program, plan: RecordingPlan, shown: Path | None = None) -> 
     finally:
         for stop in stops:
             stop()
-    ending.end(reason)
+    ending.end_after_threads(reason)
     sys.exit(code)
 
 
@@ -139,7 +141,22 @@ class _Ending:
     found: list[Discovery] = field(default_factory=list)  # empty until the script imports torch
     process: int = field(default_factory=os.getpid)
 
+    def end_after_threads(self, reason: str) -> None:
+        """End it when the script's threads have ended: Python waits for them, then calls what is registered here."""
+        main = threading.main_thread()
+        if any(one is not main and not one.daemon for one in threading.enumerate()):
+            atexit.register(self.end, reason)
+        else:
+            self.end(reason)
+
     def end(self, reason: str) -> None:
+        """End the recording; a fault here must not change the script's exit code."""
+        try:
+            self._end(reason)
+        except Exception as fault:
+            _say(f"can't tell what was recorded: {type(fault).__name__}: {fault}")
+
+    def _end(self, reason: str) -> None:
         for discovery in self.found:
             discovery.close(reason)
         # Under `torchrun` rank 0 writes the run, and a forked child leaves the last word to its parent.

@@ -535,6 +535,29 @@ def test_a_script_that_closes_stderr_keeps_its_exit_code(tmp_path, end):
     assert (done.returncode, done.stdout, done.stderr) == (plain.returncode, plain.stdout, plain.stderr)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_script_that_can_open_no_more_files_keeps_its_exit_code(tmp_path):
+    script = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\nprint('done')\n"
+    (tmp_path / "train.py").write_text(script)
+    done = run_bare(*RECORDED, "train.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert others_lines(done.stderr) == []
+
+
+@pytest.mark.parametrize("end", ["", "raise SystemExit(3)"])
+def test_threads_that_outlive_the_script_are_recorded_to_their_end(tmp_path, end):
+    """Python waits for them before the process ends."""
+    trains = (
+        "def train():\n    for _ in range(20):\n        time.sleep(0.01)\n"
+        "        w(torch.ones(1, 2)).sum().backward()\n        o.step()\nthreading.Thread(target=train).start()\n"
+    )
+    (tmp_path / "train.py").write_text(textwrap.dedent(PREAMBLE) + "import threading, time\n" + TRAINS + trains + end)
+    done = run_bare(*RECORDED, "train.py", cwd=tmp_path)
+    assert done.returncode == (3 if end else 0), done.stderr
+    assert own_lines(done.stderr) == ["gradwatch: recorded 21 steps; gradwatch report runs/x"]
+    assert len(Run(tmp_path / "runs" / "x").steps()) == 21
+
+
 def test_a_run_being_written_by_another_process_is_left_to_it(tmp_path):
     write(tmp_path, TRAINS + "print('ready', flush=True); input(); print('trained')")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
