@@ -557,9 +557,10 @@ def _noise_of_few(losses: Array) -> float:
 
 
 def _rows_with_both(optimizer: OptimizerFacts) -> tuple[Array, Array]:
-    """Losses and norms of the rows in which both are finite."""
-    there = optimizer.loss_logged & np.isfinite(optimizer.loss) & np.isfinite(optimizer.total_norm)
-    return optimizer.loss[there], optimizer.total_norm[there]
+    """Losses and norms of the rows in which both are finite; where no norm is known, the losses stand for both."""
+    norms = optimizer.total_norm if optimizer.has_norms else optimizer.loss
+    there = optimizer.loss_logged & np.isfinite(optimizer.loss) & np.isfinite(norms)
+    return optimizer.loss[there], norms[there]
 
 
 def _grow_without_end(norms: Array) -> bool:

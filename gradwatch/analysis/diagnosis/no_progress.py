@@ -10,7 +10,7 @@ from gradwatch.analysis.diagnosis.ends import is_no_better_than_at_first
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Certainty, Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import is_diverging
-from gradwatch.analysis.diagnosis.rewards import STUCK_SHARE, stands_low
+from gradwatch.analysis.diagnosis.rewards import STUCK_SHARE, never_rose, stands_low
 from gradwatch.analysis.diagnosis.schedule import end_of_warm_up
 from gradwatch.analysis.diagnosis.setbacks import EARLY_PARTS, MIN_FEW_LOSSES, MIN_FEWEST_LOSSES, MIN_LOSSES
 from gradwatch.analysis.statistics.loss_levels import first_loss, medians, start_of, uncertainty
@@ -25,9 +25,9 @@ from gradwatch.text import share as percentage
 FELL_SHARE = 0.02  # of the first loss: a fall by less is none
 SEEN_SHARE = 0.05  # of the first loss: where one by that much could not be told from noise, nothing is said
 FIRST_PARTS, STILL_PARTS = 5, 8  # parts of the losses, of which the first is left out, and of those that should stand
-STANDS_NOISE, FALLS_SHARE = 0.01, 0.012  # of a loss that stands: how its rows scatter, and its second half may be lower
+STANDS_NOISE, FALLS_SHARE = 0.01, 0.015  # of a loss that stands: how its rows scatter, and its second half may be lower
 UNLEARNT_SHARE = 0.3  # of the first loss: one that fell to less has learnt something
-UNTRAINED, HIGH_STANDS = 4.0, 0.03  # a loss of language that stands above has learnt nothing; how far it may move
+UNTRAINED, HIGH_STANDS = 4.0, 0.05  # a loss of language that stands above has learnt nothing; how far it may move
 MOST_SCATTER = 4.0  # deviations of a level: how far ten of them lie apart by chance
 MOST_BY_GUESS = 12.5  # the logarithm of the largest vocabularies: a loss above it has another unit
 HOVERS = 6.3  # a loss of language above it knows how often each word occurs and no more
@@ -35,6 +35,8 @@ LATE_PARTS = 3  # last tenths in which a high loss stands, without norms that co
 FADED = 1 / 15  # of the first norms: beside a loss that stands
 CLASSES = (2, 3, 4, 5, 10, 100, 1000)  # that data sets usually have
 AT_CHANCE, AROUND_CHANCE, MOST_DOUBT = 0.01, 0.07, 0.02  # of ln k: distance of what stands, of the start, by noise
+STEADILY, OUTGROWN = 0.9, 3.0  # correlation of the levels with time; times the first: a loss that grew all along
+FROZEN = 1e-3  # of ln k, and of the losses: those that stand there in the second half, to the digit, predict nothing
 BINARY, AROUND_BINARY, BEGINS_ABOVE = 0.7, 0.03, 0.35  # the same at the cost of two classes, where few others stand
 
 
@@ -75,6 +77,8 @@ def _stands_unlearnt(optimizer: OptimizerFacts) -> bool:
     guess, ln k among k classes; norms that are gone.
     """
     losses = optimizer.history.losses
+    if _is_frozen_at_a_guess(losses):
+        return True
     if not _shows_its_start(optimizer.history):
         return False
     stood, late = losses[len(losses) // FIRST_PARTS :], losses[-len(losses) // LATE_PARTS :]
@@ -82,6 +86,19 @@ def _stands_unlearnt(optimizer: OptimizerFacts) -> bool:
     if fades and _is_high(late) and _stands_still(late):
         return True
     return _stands_still(stood) and _is_unlearnt(optimizer, stood, fades=fades)
+
+
+def _is_frozen_at_a_guess(losses: Array) -> bool:
+    """Whether the losses of the second half are the cost of a guess, to the digit: outputs that no input changes.
+
+    >>> fell_to = np.r_[np.linspace(2.0, 0.7, 10), np.full(10, 0.6931)]
+    >>> _is_frozen_at_a_guess(fell_to), _is_frozen_at_a_guess(fell_to - 0.05)
+    (True, False)
+    """
+    half = losses[len(losses) // 2 :]
+    if len(losses) < MIN_FEWEST_LOSSES:
+        return False
+    return any(np.abs(half / math.log(classes) - 1).max() < FROZEN for classes in CLASSES)
 
 
 def _is_unlearnt(optimizer: OptimizerFacts, stood: Array, *, fades: bool) -> bool:
@@ -152,22 +169,22 @@ def _is_warming_up(optimizer: OptimizerFacts) -> bool:
 
 
 def _policy_without_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """The policy of an imported history earns the lowest reward in most rows, or next to none, and no more in time."""
+    """The policy of an imported history earns next to nothing and no more in time, or no more while its loss grows."""
     rewards = optimizer.history.rewards
     if not facts.is_imported or facts.several:
         return None
     losses = optimizer.history.losses
     # Errors of values are above 0, a surrogate lies about it. One that is 0 as well says that the reward is 0 indeed.
-    is_sure = bool(len(losses)) and bool(losses.min() > 0 or np.abs(losses).max() < NO_LOSS)
+    is_sure = bool(len(losses)) and bool((losses.min() >= 0 and losses.max() > 0) or np.abs(losses).max() < NO_LOSS)
     if not stands_low(rewards, is_sure=is_sure):
-        return None
+        return _outgrown(optimizer) if _loss_outgrows_reward(optimizer.history) else None
     share = float((rewards == rewards.min()).mean())
     what = f"the reward stands near {number(float(np.median(rewards)))} from the first row to the last"
     if share >= STUCK_SHARE:
         what = f"the reward is {number(float(rewards.min()))}, its lowest, in {percentage(share)} of the rows, and the"
         what += " others do not become more"
     if share == 1:
-        what = "the reward is 0 in every row"
+        what = f"the reward is {number(float(rewards[0]))} in every row"
     return Finding(
         code="no-progress",
         severity="warning",
@@ -185,6 +202,43 @@ def _policy_without_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding
         remedy="begin with easier tasks or a reward for parts of them, sample more answers to each, and check the"
         " reward on an answer that is right",
         confirm="print some samples with their rewards",
+    )
+
+
+def _loss_outgrows_reward(history: OptimizerHistory) -> bool:
+    """Whether the loss of a policy grew in size all along, and its reward did not rise meanwhile.
+
+    The errors of a value learner grow with what it earns, and the penalty of a policy as it moves towards more.
+    """
+    if min(len(history.losses), len(history.rewards)) < MIN_FEW_LOSSES:
+        return False
+    levels = np.array(history.loss_levels)
+    if np.ptp(levels) == 0:
+        return False
+    steadiness = abs(np.corrcoef(levels, np.arange(len(levels)))[0, 1])
+    return bool(steadiness > STEADILY and abs(levels[-1]) > OUTGROWN * abs(levels[0]) and never_rose(history.rewards))
+
+
+def _outgrown(optimizer: OptimizerFacts) -> Finding:
+    rewards, levels = optimizer.history.rewards, optimizer.history.loss_levels
+    return Finding(
+        code="no-progress",
+        severity="warning",
+        certainty="likely",
+        what=f"the reward does not rise from its level of {number(float(np.median(rewards)))}, while the loss goes from"
+        f" {number(levels[0])} to {number(levels[-1])}",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={
+            "reward": Quantity(float(np.median(rewards)), "reward, median of all rows"),
+            "loss_first": Quantity(levels[0], "loss, median of the first tenth"),
+            "loss_last": Quantity(levels[-1], "loss, median of the last tenth"),
+        },
+        cause="a term of the loss grows and the reward has no part in it: an entropy bonus, a penalty, or values that"
+        " are learnt from one another",
+        remedy="log the terms of the loss one by one, lower the coefficient of the one that grows or the learning rate,"
+        " and check that the reward reaches the loss",
+        confirm="print the terms of the loss of a first and of a last batch",
     )
 
 

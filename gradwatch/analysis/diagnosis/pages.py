@@ -442,7 +442,7 @@ PAGES: dict[str, Page] = {
             "each of the last of 10 to 29 losses is above 1.5 times the best few in a row, or above 1.17 times where"
             " that is far above their noise",
             "the loss clearly stands above its best, by more than its noise and than its levels wander, and does not"
-            " come down again: by 4% where the norms rose by half or more meanwhile, by 17% and a quarter of the"
+            " come down again: by 4% where the norms rose by half or more meanwhile, by 17% and a tenth of the"
             " fall, in logarithms, where the loss alone says so. With one optimizer it is a warning",
         ),
         unless=("the norms have grown too: the finding is then `diverged`",),
@@ -456,8 +456,8 @@ PAGES: dict[str, Page] = {
         title="The reward fell and did not come back",
         cure="rate",
         meaning="The history of a policy has its reward, and the last fifth of the rewards lies below the best fifth in"
-        " nearly all pairs, by a third of that level, or by 15% that undo 40% of what the reward had gained. The loss"
-        " of such a training is a surrogate and shows nothing of this.",
+        " most pairs, by 55% of that level (28% if no reward is below 0), or by 15% that undo 40% of what the reward"
+        " had gained. The loss of such a training is a surrogate and shows nothing of this.",
         also=(
             "the last of 8 to 19 rewards lie below all before, by more than four times their noise or 60% of the best"
             " level",
@@ -508,7 +508,7 @@ PAGES: dict[str, Page] = {
         meaning="No tenth of the losses has a median that is 2% below the first losses, and the losses scatter so"
         " little that a fall of 5% would show. It is information, because a model that knew its task before the run"
         " began looks the same. In an imported history of 10 losses or more it is a warning if the loss stands within"
-        " 3% and its rows differ by less than 1% from the first ones on, as if it did not depend on the inputs.",
+        " 5% and its rows differ by less than 1% from the first ones on, as if it did not depend on the inputs.",
         also=(
             "an imported loss stands at what a guess costs, the logarithm of the number of classes (2, 3, 4, 5, 10, 100"
             " or 1,000), also in noisy rows (a warning)",
@@ -518,9 +518,13 @@ PAGES: dict[str, Page] = {
             "no tenth of an imported loss is a tenth below the first, and the last three are 8% above it, beyond"
             " chance, or one was twice as high and the loss is back where it began (a warning)",
             "the reward of a policy is its lowest in three rows of four and does not become more (a warning)",
-            "the reward of a policy stays between 0 and 0.1, or below 0 in 100 rows or more, and does not become more"
+            "the reward of a policy stays between 0 and 0.1, or below 0 in 60 rows or more, and does not become more"
             " (a warning)",
-            "a learner of values gets 0 in every row (a warning)",
+            "the reward is the same number below 0 in every row, or a learner of values gets 0 in nearly every row (a"
+            " warning)",
+            "the reward of a policy does not rise while its loss grows in size all along, threefold or more (a"
+            " warning)",
+            "the losses of the second half are the cost of a guess to the digit (a warning)",
         ),
         unless=(
             "there are several optimizers, whose losses can stand still while they train against one another",

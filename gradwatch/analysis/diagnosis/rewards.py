@@ -17,15 +17,18 @@ from gradwatch.text import number
 MIN_REWARDS = 20  # rewards without which their course is not judged
 MIN_FEW_REWARDS, FEW_PARTS = 8, 4  # few rewards, of which the last part has to lie below all before
 PARTS, SHORT_PARTS, MIN_PART, MIN_LAST = 5, 20, 5, 3  # parts of the rewards, and the least that make one
-MOSTLY, MIN_SURE = 0.88, 10  # of the pairs of a last and a best reward, where a part has so many, else nearly all
+MOSTLY, MIN_SURE = 0.82, 10  # of the pairs of a last and a best reward, where a part has so many, else nearly all
+OFTEN = 0.6  # the same where the level fell far: single returns scatter that much
 SURE_RANKS = 2.4  # deviations of that share by chance
 SURE_NOISE, FAR_SHARE = 4.0, 0.6  # times the noise of rewards, or of their best level: a fall that is far
 UNDONE_SHARE, NEARLY_UNDONE = 0.4, 0.75  # of what the reward had gained
-LOST_SHARE, LEAST_LOST = 0.33, 0.15  # of the best level: enough of a reward that is never below 0; needed of any
+LOST_SHARE, LOST_OF_ANY = 0.28, 0.55  # of the best level: enough of a reward that is never below 0; of any reward
+LEAST_LOST = 0.15  # of the best level: needed beside the gain
 STUCK_SHARE, SELDOM_AT_END, CHANCE = 0.75, 0.5, 2.0  # of all rewards, of the last; deviations of a count
 NEAR_ZERO, NEARLY_ALL = 0.1, 0.95  # of a reward of at most 1: next to none; the share of rewards, or of pairs
 LEAST_REWARD = 0.01  # a reward that is never as large has another unit
-MIN_STANDING, STANDING_PARTS = 100, 10  # rewards without which a level below 0 is not said to stand; their parts
+MIN_STANDING, STANDING_PARTS = 60, 10  # rewards without which a level below 0 is not said to stand; their parts
+STILL_LOW = 0.5  # of the first level below 0: one that came as near to 0 has learnt something
 ROSE = 3.0  # standard errors of the difference of two means: a rise beyond chance
 
 
@@ -63,21 +66,22 @@ def _fall(rewards: Array, few: int, undone: float) -> Fall | None:
     """The fall from the best of parts of so many rewards to the last ones, if it is by so much of what was gained.
 
     The last ones lie mostly below the best ones, in short parts by more than noise as well, or below all before. The
-    gain is that from the lowest level. A reward that is never below 0 has a size, of which a fall by a third is enough.
+    gain is that from the lowest level. Of the best level itself, half is enough, and less where no reward is below 0.
     """
     parts, last = np.array_split(rewards, len(rewards) // few), rewards[-few:]
     levels, is_short = medians(parts), undone > UNDONE_SHARE
     at, left = int(np.argmax(levels)), float(np.median(last))
     fall, size = levels[at] - left, abs(levels[at])
     is_far = fall > min(SURE_NOISE * noise_of(rewards), FAR_SHARE * size)
-    is_below = share_above(parts[at], last) > (MOSTLY if few >= MIN_SURE else NEARLY_ALL)
+    often = OFTEN if fall > FAR_SHARE * size else MOSTLY
+    is_below = share_above(parts[at], last) > (often if few >= MIN_SURE else NEARLY_ALL)
     is_below &= is_surely_above(parts[at], last, SURE_RANKS)
     if not (is_far and last.max() < rewards[:-few].min()) and not (is_below and (is_far or not is_short)):
         return None
     lowest = min(medians(np.array_split(rewards, min(SHORT_PARTS, len(rewards) // MIN_LAST))))
     least = undone * (levels[at] - lowest)
     if not is_short:
-        least = min(least, size * (LOST_SHARE if rewards.min() >= 0 else 1.0))
+        least = min(least, size * (LOST_SHARE if rewards.min() >= 0 else LOST_OF_ANY))
     if fall < max(least, LEAST_LOST * size):
         return None
     return Fall(best=levels[at], last=left, until=sum(map(len, parts[: at + 1])), few=few)
@@ -128,8 +132,8 @@ def stands_low(rewards: Array, *, is_sure: bool) -> bool:
     """Whether the reward of a policy never rose from a level at which it has learnt next to nothing.
 
     That is the lowest reward in most rows, next to none where none is below 0, or a level below 0 in many rows. A
-    reward above that may have been as good from the start. One and the same number in each row may be a reward that the
-    log does not hold, unless it is 0 and the loss says so (``is_sure``): that of a value learner, or one of 0.
+    reward above that may have been as good from the start. A 0 in nearly each row may be a reward that the log does not
+    hold, unless the loss says otherwise (``is_sure``): that of a value learner, or one of 0.
 
     >>> near = np.tile([0.0, 0.03, 0.06, 0.02], 50)
     >>> stands_low(near, is_sure=False), stands_low(np.sort(near), is_sure=False)
@@ -139,14 +143,19 @@ def stands_low(rewards: Array, *, is_sure: bool) -> bool:
     """
     if len(rewards) < MIN_REWARDS:
         return False
-    if np.ptp(rewards) == 0:
-        return is_sure and not rewards.any()
-    if is_stuck_at_lowest(rewards):
+    if is_stuck_at_lowest(rewards) or (np.ptp(rewards) == 0 and rewards[0] < 0):
         return True
+    if (rewards == 0).mean() >= NEARLY_ALL:
+        return is_sure
     is_near_zero = rewards.min() >= 0 and rewards.max() >= LEAST_REWARD
     is_near_zero &= np.quantile(rewards, NEARLY_ALL) <= NEAR_ZERO
-    is_below = len(rewards) >= MIN_STANDING and max(medians(np.array_split(rewards, STANDING_PARTS))) < 0
-    return bool(is_near_zero or is_below) and never_rose(rewards)
+    return bool(is_near_zero or _stays_below_zero(rewards)) and never_rose(rewards)
+
+
+def _stays_below_zero(rewards: Array) -> bool:
+    """Whether each level of many rewards lies below 0, and none of them much nearer to it than the first."""
+    levels = medians(np.array_split(rewards, STANDING_PARTS))
+    return len(rewards) >= MIN_STANDING and max(levels) < STILL_LOW * levels[0] < 0
 
 
 def reward_lost(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:

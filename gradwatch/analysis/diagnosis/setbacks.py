@@ -43,7 +43,7 @@ SURE = 1.3  # times the doubt of two levels: a rise that is sure
 SURE_OF_LEVELS, SURE_BESIDE = 4.0, 2.0  # times the wandering of levels; the same beside norms that rose far
 CLEAR_RISE, CLEAR_SHARE = 0.04, 0.03  # of the best level, and of the fall in logarithms, beside norms that rose
 WITNESS_RATIO, FAR_WITNESS_RATIO = 1.5, 3.0  # times the norms up to the best level
-ALONE_SHARE = 0.25  # of the fall, in logarithms, without such norms
+ALONE_SHARE = 0.1  # of the fall, in logarithms, without such norms
 LEAPT_RATIO = 2.0  # times the start: the first updates threw such a loss off
 EARLY_PARTS = 20  # parts of the losses, in the first of which the first updates may lower it
 MIN_HUGE_LOSSES = 10
@@ -212,7 +212,7 @@ def _rises_clearly(optimizer: OptimizerFacts, rise: Rise) -> bool:
 def _rose_far(optimizer: OptimizerFacts, rise: Rise) -> bool:
     """By a twentieth of the level and of the fall, in logarithms, where the norms have risen as well, or else by more.
 
-    The farther the norms have risen, the less sure it has to be. By a sixth and a quarter where the loss alone says so.
+    The farther the norms have risen, the less sure it has to be. By a sixth and a tenth where the loss alone says so.
     """
     share = math.log(rise.last / rise.best) / math.log(rise.first / rise.best)
     sureness = rise.height / max(_wandering(optimizer.history.losses), 1e-12 * rise.best)

@@ -345,3 +345,18 @@ def test_no_remedy_of_a_history_without_norms_is_to_clip(tmp_path):
     assert (first.code, first.certainty) == ("diverged", "likely")
     assert "clip" not in first.remedy
     assert first.what.endswith("ended in infinity")
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ([1.6, 11.8, 11.6, 10.4, 10.4, 10.3, 10.4], True),
+        ([1.6, 1.5, 1.4, 1.3, 4.8, 5.0, 5.1], True),
+        ([1.6, 1.5, 1.4, 1.3, 4.8, 1.2, 1.3], False),
+        ([1.6, 1.5, 1.7, 1.6, 2.8, 2.9, 3.0], False),
+    ],
+    ids=["the first row", "the fourth row", "comes back", "by less than twice"],
+)
+def test_a_few_losses_that_leave_a_row_for_good(tmp_path, losses, told):
+    found = [finding.code for finding in run_of(tmp_path, losses).diagnosis()]
+    assert ("diverged" in found) == told

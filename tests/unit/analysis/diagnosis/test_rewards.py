@@ -8,6 +8,7 @@ import pytest
 from gradwatch import Run
 from gradwatch.sources import read, write
 from gradwatch.testing import steady, stream
+from gradwatch.text import number
 
 from .made import codes, falling, run_of, the
 
@@ -137,7 +138,13 @@ def test_a_policy_that_hardly_ever_earns_a_reward(tmp_path, rewards, told):
         pytest.param(np.zeros(40), 0.5, True, id="nothing is ever earned"),
         pytest.param(np.zeros(40), -0.5, False, id="nothing, but the loss is a surrogate"),
         pytest.param(-15 + np.tile([1.0, -1.0], 60), 0.5, True, id="a return below 0 that stands"),
-        pytest.param(-15 + np.tile([1.0, -1.0], 30), 0.5, False, id="in too few rows"),
+        pytest.param(-15 + np.tile([1.0, -1.0], 25), 0.5, False, id="in too few rows"),
+        pytest.param(np.full(40, -200.0), 0.5, True, id="one and the same return below 0"),
+        pytest.param(np.full(40, 200.0), 0.5, False, id="one and the same return above 0"),
+        pytest.param(np.r_[np.full(4, -2.0), np.zeros(96)], 0.5, True, id="nothing in nearly all rows"),
+        pytest.param(
+            np.r_[np.linspace(-1700, -600, 30), np.linspace(-1900, -250, 40)], 0.5, False, id="it came near to 0"
+        ),
         pytest.param(15 + np.tile([1.0, -1.0], 60), 0.5, False, id="a return above 0 may be the best there is"),
         pytest.param(np.linspace(-15, -12, 120) + np.tile([1.0, -1.0], 60), 0.5, False, id="it gets better"),
     ],
@@ -205,6 +212,7 @@ def test_a_rate_that_is_printed_as_zero_in_fixed_decimals_is_not_known_to_be_zer
     assert ("learning-rate-zero" in codes(Run(tmp_path / "table"))) == told
 
 
+SCATTERED = -1000.0 * np.random.default_rng(0).exponential(np.linspace(4.0, 1.0, 400))
 TENFOLD = np.array(steady(100)) * np.geomspace(1, 100, 100)
 
 
@@ -214,6 +222,15 @@ TENFOLD = np.array(steady(100)) * np.geomspace(1, 100, 100)
         pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.5)] + NOISE, True, id="by 44%"),
         pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.68)] + NOISE, True, id="by a quarter"),
         pytest.param(np.r_[np.full(60, -90.0), np.full(40, -1600.0)] * (1 + 8 * NOISE), True, id="far, scattered"),
+        pytest.param(np.r_[np.full(100, 2900.0), np.linspace(2900, 1960, 100)] + NOISE[0], True, id="by a third"),
+        pytest.param(
+            np.r_[np.full(10, -200.0), np.full(50, 70.0), np.full(40, 20.0)] + NOISE[0], True, id="after a poor start"
+        ),
+        pytest.param(
+            np.r_[np.full(10, -200.0), np.full(50, 70.0), np.full(40, 50.0)] + NOISE[0], False, id="by less after one"
+        ),
+        pytest.param(SCATTERED[::-1], True, id="by most of it, in returns that scatter"),
+        pytest.param(SCATTERED, False, id="a rise of returns that scatter"),
     ],
 )
 def test_a_reward_that_is_lost_in_part(tmp_path, rewards, told):
@@ -298,3 +315,19 @@ def test_a_reward_that_stays_near_zero(tmp_path, rewards, severities):
     found = [f for f in policy(tmp_path, rewards).diagnosis() if f.code == "no-progress"]
     assert [f.severity for f in found] == severities
     assert all("stands near 0.03 from the first row" in f.what for f in found)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "losses", "told"),
+    [
+        pytest.param(np.full(100, 125.0) + 20 * NOISE, np.linspace(-0.5, -29, 100), True, id="the loss runs away"),
+        pytest.param(np.linspace(100, 150, 100) + 20 * NOISE, np.linspace(-0.5, -29, 100), False, id="more is earned"),
+        pytest.param(np.full(100, 125.0) + 20 * NOISE, np.linspace(-20, -29, 100), False, id="the loss drifts"),
+        pytest.param(np.full(100, 125.0) + 20 * NOISE, -29 + 10 * NOISE, False, id="the loss stands"),
+    ],
+)
+def test_a_loss_that_grows_beside_a_reward_that_does_not_rise(tmp_path, rewards, losses, told):
+    found = [f for f in policy(tmp_path, rewards, losses=list(losses)).diagnosis() if f.code == "no-progress"]
+    assert [f.severity for f in found] == (["warning"] if told else [])
+    first, last = (number(float(np.median(part))) for part in (losses[:10], losses[-10:]))
+    assert all(f"the loss goes from {first} to {last}" in f.what for f in found)

@@ -88,6 +88,8 @@ def test_an_end_above_the_best_to_which_the_loss_comes_down_again_is_information
     [
         pytest.param(falling(300) + falling(300, 0.5, 0.95), 1.0, "warning", id="by nine tenths in the loss alone"),
         pytest.param(falling(300) + falling(300, 0.5, 0.6), 1.0, None, id="by a fifth in the loss alone"),
+        pytest.param(falling(300, 9.0, 0.5) + falling(300, 0.5, 0.9), 1.0, "warning", id="by a fifth of a long fall"),
+        pytest.param(falling(300, 900.0, 0.5) + falling(300, 0.5, 0.9), 1.0, None, id="by less of a longer fall"),
         pytest.param(STANDS_AT_BEST + falling(100, 10.8, 10.8, 0.02), 4.0, "warning", id="by a tenth"),
         pytest.param(STANDS_AT_BEST + falling(100, 10.8, 10.8, 0.02), 1.0, None, id="in loss alone"),
         pytest.param(STANDS_AT_BEST + falling(100, 10.1, 10.1, 0.02), 4.0, None, id="by a thirtieth"),
@@ -111,7 +113,7 @@ def test_an_end_that_is_clearly_above_the_best(tmp_path, losses, raised, severit
         pytest.param(falling(600), id="falls"),
         pytest.param(falling(300) + falling(300, 0.5, 0.52), id="stays at its best"),
         pytest.param(falling(7) + falling(7, 0.5, 1.6), id="too few losses"),
-        pytest.param(falling(40) + falling(40, 0.5, 0.7), id="few losses that end a little above"),
+        pytest.param(falling(40) + falling(40, 0.5, 0.57), id="few losses that end a little above"),
         pytest.param(falling(600, noise=0.8), id="noise"),
         pytest.param([2.0 + 0.05 * z for z in np.random.default_rng(1).standard_normal(600)], id="never moves"),
         pytest.param([0.1 * z for z in np.random.default_rng(2).standard_normal(600)], id="about zero"),
