@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import sys
 import threading
@@ -62,13 +63,28 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     return x, x.sum(1, keepdim=True).sin()
 
 
-def mine(values: Tensor) -> Tensor:
-    rank, world = dist.get_rank(), dist.get_world_size()
+def part(values: Tensor, rank: int, world: int) -> Tensor:
     return values[rank * len(values) // world : (rank + 1) * len(values) // world]
+
+
+def mine(values: Tensor) -> Tensor:
+    return part(values, dist.get_rank(), dist.get_world_size())
 
 
 def loss_of(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return (network(x) - y).square().mean()
+
+
+def norms_of_ranks(world: int) -> list[float]:
+    """The norm of the first gradient of each rank, before the ranks reduce it."""
+    network = model()
+    x, y = batch(0)
+    norms = []
+    for rank in range(world):
+        network.zero_grad()
+        loss_of(network, part(x, rank, world), part(y, rank, world)).backward()
+        norms.append(math.hypot(*(float(cast("Tensor", p.grad).norm()) for p in network.parameters())))
+    return norms
 
 
 def train(network: nn.Module, step_of: Callable[[int], None], optimizer: torch.optim.Optimizer) -> None:

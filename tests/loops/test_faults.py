@@ -18,16 +18,7 @@ from . import test_loops as loops
 
 PACKAGE = Path(gradwatch.__file__).parent
 
-
-LOOPS = [
-    *loops.INEFFECTIVE,
-    loops.clip_between,
-    loops.clip_two_groups,
-    loops.clip_after_accumulation,
-    loops.clip_and_add_noise,
-    loops.clip_an_attack,
-    loops.clip_never,
-]
+LOOPS = [*loops.INEFFECTIVE, *loops.WITHOUT_FAULT]
 
 
 class PlantedFault(Exception):

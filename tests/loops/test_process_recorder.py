@@ -53,15 +53,7 @@ def weights_of(model):
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
-LOOPS = [
-    *loops.INEFFECTIVE,
-    loops.clip_between,
-    loops.clip_two_groups,
-    loops.clip_after_accumulation,
-    loops.clip_and_add_noise,
-    loops.clip_an_attack,
-    loops.clip_never,
-]
+LOOPS = [*loops.INEFFECTIVE, *loops.WITHOUT_FAULT]
 
 
 @pytest.mark.parametrize("logs", ["never", "after its step", "before its step"])

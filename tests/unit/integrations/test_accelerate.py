@@ -106,12 +106,7 @@ def test_two_processes_make_one_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_gradwatch_run_records_a_script_that_uses_accelerate(tmp_path):
-    (tmp_path / "train.py").write_text(
-        textwrap.dedent(SCRIPT).replace('attach(accelerator, model, optimizer, "run")', "open('x', 'w')")
-    )
-    command = [sys.executable, "-m", "gradwatch", "run", "--run", "run", "train.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    printed = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("norm")]
+def test_gradwatch_run_records_a_script_that_uses_accelerate(run_recorded, tmp_path):
+    said = run_recorded(SCRIPT.replace('attach(accelerator, model, optimizer, "run")', "open('x', 'w')"))
+    printed = [float(line.split()[1]) for line in said.splitlines() if line.startswith("norm")]
     np.testing.assert_allclose(Run(tmp_path / "run").steps()["total_norm"], printed, rtol=1e-5)

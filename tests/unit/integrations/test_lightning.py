@@ -3,12 +3,7 @@
 import functools
 import importlib
 import logging
-import os
-import subprocess
-import sys
-import textwrap
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,24 +211,13 @@ def test_a_fit_without_an_optimizer_goes_on_unrecorded(tmp_path, caplog):
 
 
 @pytest.mark.slow
-def test_gradwatch_run_records_a_script_that_uses_lightning(tmp_path):
-    (tmp_path / "train.py").write_text(
-        textwrap.dedent(
-            """
-            from test_lightning import fit, make
-            fit(make(), ".", [], gradient_clip_val=0.3, accumulate_grad_batches=2)
-            """
-        )
+def test_gradwatch_run_records_a_script_that_uses_lightning(run_recorded, tmp_path):
+    run_recorded(
+        """
+        from test_lightning import fit, make
+        fit(make(), ".", [], gradient_clip_val=0.3, accumulate_grad_batches=2)
+        """,
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "gradwatch", "run", "--run", "run", "train.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
     norms, losses, _ = by_hand(accumulate=2, max_norm=0.3)
     steps = Run(tmp_path / "run").steps()
     np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-5)

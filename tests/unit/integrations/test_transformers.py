@@ -1,11 +1,5 @@
 """Hugging Face's Trainer itself, against the same training written by hand."""
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -158,24 +152,13 @@ def test_a_training_from_a_checkpoint_goes_on_where_it_was(tmp_path):
 
 
 @pytest.mark.slow
-def test_gradwatch_run_records_a_script_that_uses_the_trainer(tmp_path):
-    (tmp_path / "train.py").write_text(
-        textwrap.dedent(
-            """
-            from test_transformers import make, train
-            train(make(), "out", [], max_grad_norm=0.5, gradient_accumulation_steps=2)
-            """
-        )
+def test_gradwatch_run_records_a_script_that_uses_the_trainer(run_recorded, tmp_path):
+    run_recorded(
+        """
+        from test_transformers import make, train
+        train(make(), "out", [], max_grad_norm=0.5, gradient_accumulation_steps=2)
+        """,
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "gradwatch", "run", "--run", "run", "train.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
     norms, losses = by_hand(accumulate=2, max_norm=0.5)
     steps = Run(tmp_path / "run").steps()
     np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-4)
