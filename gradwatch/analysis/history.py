@@ -393,6 +393,6 @@ def newest_first(folder: Path = Path("runs")) -> list[Path]:
     if not stores:
         raise RunNotFound(
             f"There is no run under {str(folder)!r}. Give the folder of a recorded run, or record one:"
-            " `gradwatch demo`, or `gradwatch.attach(model, optimizer, 'runs/first')`."
+            " `gradwatch run SCRIPT`, `gradwatch demo`, or `gradwatch.attach(model, optimizer, 'runs/first')`."
         )
     return [store.parent for store in sorted(stores, key=last_change, reverse=True)]

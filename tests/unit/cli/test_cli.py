@@ -73,6 +73,7 @@ def test_no_run_anywhere_is_said_and_nothing_is_made(tmp_path, command, monkeypa
     done = command("report")
     assert done.code == 1
     assert "There is no run under 'runs'" in done.err
+    assert "record one: `gradwatch run SCRIPT`" in done.err
     assert list(tmp_path.iterdir()) == []
 
 
