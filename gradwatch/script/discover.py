@@ -228,11 +228,12 @@ class Discovery:
     def _take_new(self, within_training: bool, used: Sequence[Optimizer]) -> list[Optimizer]:
         """The new optimizers that need not wait. Groups that can't be read now may be there at a later step."""
         new = _alive(self._new)
-        others = [one for one in new if len(new) > 1 and self._is_of_another_thread(one, used)]
         waiting = [
             one
             for one in new
-            if self._is_unheard(one) or (within_training and _is_sharded(one)) or any(one is other for other in others)
+            if self._is_unheard(one)
+            or (within_training and _is_sharded(one))
+            or (len(new) > 1 and self._is_of_another_thread(one, used))
         ]
         self._new = [weakref.ref(one) for one in waiting]
         return [one for one in new if all(one is not other for other in waiting)]
