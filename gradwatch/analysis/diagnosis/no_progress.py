@@ -24,6 +24,7 @@ from gradwatch.text import share as percentage
 
 FELL_SHARE = 0.02  # of the first loss: a fall by less is none
 SEEN_SHARE = 0.05  # of the first loss: where one by that much could not be told from noise, nothing is said
+MIN_AFTER_FIRST, ABOVE_FIRST = 8, 1.05  # losses, and times the first one: of a loss that never came back to it
 FIRST_PARTS, STILL_PARTS = 5, 8  # parts of the losses, of which the first is left out, and of those that should stand
 STANDS_NOISE, FALLS_SHARE = 0.01, 0.015  # of a loss that stands: how its rows scatter, and its second half may be lower
 UNLEARNT_SHARE = 0.3  # of the first loss: one that fell to less has learnt something
@@ -50,13 +51,24 @@ def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     if len(facts.optimizers) > 1 or optimizer.history.has_surrogate_loss:
         return _policy_without_progress(facts, optimizer)
     if facts.is_imported and not is_diverging(optimizer):
-        if is_no_better_than_at_first(optimizer):
+        if is_no_better_than_at_first(optimizer) or _never_came_back(losses):
             return _no_progress(optimizer, "warning", "likely")
         if _stands_unlearnt(optimizer):
             return _no_progress(optimizer, "warning", "possible")
     if len(losses) < MIN_LOSSES:
         return None
     return _no_progress(optimizer, "info", "likely") if _never_fell(losses, optimizer.history.loss_levels) else None
+
+
+def _never_came_back(losses: Array) -> bool:
+    """Whether each later loss lies above the first one, which no noise leaves.
+
+    >>> _never_came_back(np.array([4.4, 7.8, 6.0, 8.6, 9.2, 9.2, 7.6, 8.2, 7.6]))
+    True
+    >>> _never_came_back(np.array([4.4, 7.8, 6.0, 8.6, 9.2, 9.2, 7.6, 4.5, 7.6]))
+    False
+    """
+    return len(losses) >= MIN_AFTER_FIRST and bool(losses[1:].min() > ABOVE_FIRST * losses[0] > 0)
 
 
 def _never_fell(losses: Array, levels: list[float]) -> bool:
@@ -173,10 +185,7 @@ def _policy_without_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding
     rewards = optimizer.history.rewards
     if not facts.is_imported or facts.several:
         return None
-    losses = optimizer.history.losses
-    # Errors of values are above 0, a surrogate lies about it. One that is 0 as well says that the reward is 0 indeed.
-    is_sure = bool(len(losses)) and bool((losses.min() >= 0 and losses.max() > 0) or np.abs(losses).max() < NO_LOSS)
-    if not stands_low(rewards, is_sure=is_sure):
+    if not stands_low(rewards, is_sure=_holds_a_reward(optimizer)):
         return _outgrown(optimizer) if _loss_outgrows_reward(optimizer.history) else None
     share = float((rewards == rewards.min()).mean())
     what = f"the reward stands near {number(float(np.median(rewards)))} from the first row to the last"
@@ -203,6 +212,17 @@ def _policy_without_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding
         " reward on an answer that is right",
         confirm="print some samples with their rewards",
     )
+
+
+def _holds_a_reward(optimizer: OptimizerFacts) -> bool:
+    """Whether a reward of 0 is one: nothing else is logged, or the loss is that of values or 0 as well.
+
+    Errors of values are above 0, a surrogate lies about it.
+    """
+    losses = optimizer.history.losses
+    if not len(losses):
+        return not optimizer.has_norms
+    return bool((losses.min() >= 0 and losses.max() > 0) or np.abs(losses).max() < NO_LOSS)
 
 
 def _loss_outgrows_reward(history: OptimizerHistory) -> bool:

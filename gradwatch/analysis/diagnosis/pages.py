@@ -518,8 +518,10 @@ PAGES: dict[str, Page] = {
             "no tenth of an imported loss is a tenth below the first, and the last three are 8% above it, beyond"
             " chance, or one was twice as high and the loss is back where it began (a warning)",
             "the reward of a policy is its lowest in three rows of four and does not become more (a warning)",
-            "the reward of a policy stays between 0 and 0.1, or below 0 in 60 rows or more, and does not become more"
-            " (a warning)",
+            "each later one of 8 imported losses or more is 5% above the first (a warning)",
+            "the reward of a policy stays within 0.1 of 0, or below 0 in 60 rows or more, and does not become more (a"
+            " warning)",
+            "of 60 rewards or more, of 5 or more in size, no fifth is better than the first, beyond chance (a warning)",
             "the reward is the same number below 0 in every row, or a learner of values gets 0 in nearly every row (a"
             " warning)",
             "the reward of a policy does not rise while its loss grows in size all along, threefold or more (a"

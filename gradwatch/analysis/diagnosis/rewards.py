@@ -28,6 +28,7 @@ STUCK_SHARE, SELDOM_AT_END, CHANCE = 0.75, 0.5, 2.0  # of all rewards, of the la
 NEAR_ZERO, NEARLY_ALL = 0.1, 0.95  # of a reward of at most 1: next to none; the share of rewards, or of pairs
 LEAST_REWARD = 0.01  # a reward that is never as large has another unit
 MIN_STANDING, STANDING_PARTS = 60, 10  # rewards without which a level below 0 is not said to stand; their parts
+NO_SHARE = 5.0  # the median of rewards that are no shares of right answers, nor a few such terms
 STILL_LOW = 0.5  # of the first level below 0: one that came as near to 0 has learnt something
 ROSE = 3.0  # standard errors of the difference of two means: a rise beyond chance
 
@@ -131,9 +132,9 @@ def never_rose(rewards: Array) -> bool:
 def stands_low(rewards: Array, *, is_sure: bool) -> bool:
     """Whether the reward of a policy never rose from a level at which it has learnt next to nothing.
 
-    That is the lowest reward in most rows, next to none where none is below 0, or a level below 0 in many rows. A
-    reward above that may have been as good from the start. A 0 in nearly each row may be a reward that the log does not
-    hold, unless the loss says otherwise (``is_sure``): that of a value learner, or one of 0.
+    That is the lowest reward in most rows, next to none, a level below 0 in many rows, or one that no part of them
+    exceeds. A share of right answers may have been as good from the start. A 0 in nearly each row may be a reward that
+    the log does not hold, unless the loss says otherwise (``is_sure``): that of a value learner, or one of 0.
 
     >>> near = np.tile([0.0, 0.03, 0.06, 0.02], 50)
     >>> stands_low(near, is_sure=False), stands_low(np.sort(near), is_sure=False)
@@ -147,9 +148,23 @@ def stands_low(rewards: Array, *, is_sure: bool) -> bool:
         return True
     if (rewards == 0).mean() >= NEARLY_ALL:
         return is_sure
-    is_near_zero = rewards.min() >= 0 and rewards.max() >= LEAST_REWARD
-    is_near_zero &= np.quantile(rewards, NEARLY_ALL) <= NEAR_ZERO
-    return bool(is_near_zero or _stays_below_zero(rewards)) and never_rose(rewards)
+    is_near_zero = rewards.max() >= LEAST_REWARD and np.quantile(np.abs(rewards), NEARLY_ALL) <= NEAR_ZERO
+    return _stands(rewards) or (bool(is_near_zero or _stays_below_zero(rewards)) and never_rose(rewards))
+
+
+def _stands(rewards: Array) -> bool:
+    """Whether no fifth of many rewards is better than the first, beyond chance, and they are no shares of 1.
+
+    A model may give right answers from the start, but an agent hardly earns from the start what it can.
+
+    >>> scattered = 20 + np.random.default_rng(0).standard_normal(100)
+    >>> _stands(scattered), _stands(scattered / 20), _stands(np.sort(scattered))
+    (True, False, False)
+    """
+    if len(rewards) < MIN_STANDING or abs(np.median(rewards)) < NO_SHARE:
+        return False
+    first, *later = np.array_split(rewards, PARTS)
+    return not any(is_surely_above(part, first, SURE_RANKS) for part in later)
 
 
 def _stays_below_zero(rewards: Array) -> bool:

@@ -60,6 +60,8 @@ def test_no_progress_is_not_told_of_other_losses(tmp_path, losses):
         pytest.param(falling(20, 10.9, 7.4) + falling(280, 7.4, 6.8, 0.01), None, id="a language model learns slowly"),
         pytest.param(falling(10, 2.0, 9.0) + 10 * [0.6931], "warning", id="leaps, and is frozen at a guess"),
         pytest.param(falling(10, 2.0, 9.0) + 10 * [0.6611], None, id="leaps, and is frozen below it"),
+        pytest.param([4.4, *falling(10, 7.0, 8.0, 0.05)], "warning", id="few rows, none as low as the first"),
+        pytest.param([4.4, *falling(9, 7.0, 8.0, 0.05), 4.5], None, id="few rows, one nearly as low as the first"),
         pytest.param(falling(11, 3.3, 3.3, 1e-4), "warning", id="few rows that do not move"),
         pytest.param(falling(11, 3.3, 3.3, 3e-2), None, id="few rows that scatter"),
         pytest.param(falling(11, 10.8, 10.8, 1e-4), None, id="a language model before its warm-up"),

@@ -145,7 +145,13 @@ def test_a_policy_that_hardly_ever_earns_a_reward(tmp_path, rewards, told):
         pytest.param(
             np.r_[np.linspace(-1700, -600, 30), np.linspace(-1900, -250, 40)], 0.5, False, id="it came near to 0"
         ),
-        pytest.param(15 + np.tile([1.0, -1.0], 60), 0.5, False, id="a return above 0 may be the best there is"),
+        pytest.param(15 + np.tile([1.0, -1.0], 60), 0.5, True, id="a return above 0 that stands"),
+        pytest.param(15 + np.tile([1.0, -1.0], 25), 0.5, False, id="in too few rows to say so"),
+        pytest.param(
+            np.linspace(15, 17, 120) + np.tile([1.0, -1.0], 60), 0.5, False, id="a return above 0 that gets better"
+        ),
+        pytest.param(0.6 + np.tile([0.1, -0.1], 60), 0.5, False, id="a share of right answers that stands"),
+        pytest.param(np.tile([0.0, 0.0, -0.05, 0.05], 25), 0.5, True, id="next to none, on both sides of 0"),
         pytest.param(np.linspace(-15, -12, 120) + np.tile([1.0, -1.0], 60), 0.5, False, id="it gets better"),
     ],
 )
@@ -320,10 +326,10 @@ def test_a_reward_that_stays_near_zero(tmp_path, rewards, severities):
 @pytest.mark.parametrize(
     ("rewards", "losses", "told"),
     [
-        pytest.param(np.full(100, 125.0) + 20 * NOISE, np.linspace(-0.5, -29, 100), True, id="the loss runs away"),
-        pytest.param(np.linspace(100, 150, 100) + 20 * NOISE, np.linspace(-0.5, -29, 100), False, id="more is earned"),
-        pytest.param(np.full(100, 125.0) + 20 * NOISE, np.linspace(-20, -29, 100), False, id="the loss drifts"),
-        pytest.param(np.full(100, 125.0) + 20 * NOISE, -29 + 10 * NOISE, False, id="the loss stands"),
+        pytest.param(np.full(100, 0.6) + NOISE, np.linspace(-0.5, -29, 100), True, id="the loss runs away"),
+        pytest.param(np.linspace(0.5, 0.8, 100) + NOISE, np.linspace(-0.5, -29, 100), False, id="more is earned"),
+        pytest.param(np.full(100, 0.6) + NOISE, np.linspace(-20, -29, 100), False, id="the loss drifts"),
+        pytest.param(np.full(100, 0.6) + NOISE, -29 + 10 * NOISE, False, id="the loss stands"),
     ],
 )
 def test_a_loss_that_grows_beside_a_reward_that_does_not_rise(tmp_path, rewards, losses, told):
@@ -331,3 +337,11 @@ def test_a_loss_that_grows_beside_a_reward_that_does_not_rise(tmp_path, rewards,
     assert [f.severity for f in found] == (["warning"] if told else [])
     first, last = (number(float(np.median(part))) for part in (losses[:10], losses[-10:]))
     assert all(f"the loss goes from {first} to {last}" in f.what for f in found)
+
+
+@pytest.mark.parametrize(("column", "told"), [("", True), (",grad_norm", False)])
+def test_a_reward_of_zero_in_each_row_is_one_where_nothing_else_is_logged(tmp_path, column, told):
+    rest = ",0.5" if column else ""
+    (tmp_path / "a.csv").write_text(f"step,reward{column}\n" + "".join(f"{step},0.0{rest}\n" for step in range(60)))
+    write(read([tmp_path / "a.csv"]), tmp_path / "run")
+    assert ("no-progress" in codes(Run(tmp_path / "run"))) == told
