@@ -139,7 +139,7 @@ def _stands_still(losses: Array) -> bool:
     """Whether the levels of losses lie as close together as a level can be told, and do not fall from half to half.
 
     >>> noise = 0.01 * np.tile([1.0, -1.0], 40)
-    >>> _stands_still(0.69 + noise), _stands_still(np.linspace(0.70, 0.68, 80) + noise)
+    >>> _stands_still(0.69 + noise), _stands_still(np.linspace(0.70, 0.66, 80) + noise)
     (True, False)
     """
     level, parts = float(np.median(losses)), np.array_split(losses, STILL_PARTS if len(losses) >= MIN_FEW_LOSSES else 2)
