@@ -13,7 +13,14 @@ from gradwatch.sources import layers, parts
 from gradwatch.sources.columns import Columns, choose, told
 from gradwatch.sources.history import History, Point
 from gradwatch.sources.names import is_of_held_out_data, pick
-from gradwatch.sources.values import as_float, is_rounded_to_zero, is_step, on_through_epochs, rounds_rates
+from gradwatch.sources.values import (
+    BEFORE_TRAINING,
+    as_float,
+    is_rounded_to_zero,
+    is_step,
+    on_through_epochs,
+    rounds_rates,
+)
 from gradwatch.sources.writing import repeated_notes
 
 _OF_ALL = re.compile(r"\s*(\d+)\s*/\s*\d+\s*")  # a step as "10/438", as ms-swift writes it
@@ -126,12 +133,16 @@ def _rounds_rates(rows: Sequence[Mapping[str, Any]], columns: Columns) -> bool:
 
 
 def _steps(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> Iterator[int | None]:
-    """The step of each row, counted on where a tool counts the steps of each epoch anew; None: the row has none."""
+    """The step of each row, counted on where a tool counts anew in each epoch; None: it has none, or is no step."""
     if columns.step is None:
         yield from range(len(rows))
         return
     wanted = [name for name in (columns.loss, columns.norm, *columns.series.columns) if name is not None]
-    there = [None if row.get(columns.step) is None else _step(row[columns.step], file, n) for n, row in enumerate(rows)]
+    held = [row.get(columns.step) for row in rows]
+    there = [
+        None if step is None or as_float(step) == BEFORE_TRAINING else _step(step, file, row)
+        for row, step in enumerate(held)
+    ]
     epochs = [
         as_float(row.get("epoch")) if any(row.get(name) is not None for name in wanted) else None
         for row, step in zip(rows, there, strict=True)

@@ -18,7 +18,15 @@ from gradwatch.sources.columns import Columns, choose, told
 from gradwatch.sources.history import History, Point
 from gradwatch.sources.lines import beginning, encoding_of, refuse_long_lines
 from gradwatch.sources.names import NAMES, OF_DATA, is_called, is_of_held_out_data
-from gradwatch.sources.values import as_float, first_line, is_rounded_to_zero, is_step, on_through_epochs, rounds_rates
+from gradwatch.sources.values import (
+    BEFORE_TRAINING,
+    as_float,
+    first_line,
+    is_rounded_to_zero,
+    is_step,
+    on_through_epochs,
+    rounds_rates,
+)
 from gradwatch.text import count
 
 NOT_THERE = {"", "none", "null", "na", "n/a", "#n/a", "<na>", "-"}
@@ -160,7 +168,7 @@ def _rows(
     last: float | None = None  # reward since the last row that counts: rewards may have rows of their own
     for row, (step, norm, loss, rate, reward, norms) in enumerate(each):
         last = last if reward is None else reward
-        if deciding[row] is not None:
+        if deciding[row] is not None and step != BEFORE_TRAINING:
             at = _step(step, file, row)
             yield row, Point(step=at, norm=norm, loss=loss, learning_rate=rate, reward=last, layers=norms)
             last = None

@@ -10,14 +10,22 @@ from decimal import Decimal, InvalidOperation
 from gradwatch.store import LARGEST
 
 MOST_ROUNDED_DECIMALS = 6  # of a log that rounds its numbers
+BEFORE_TRAINING = -1  # the step of a row that some loops log before the first update
+_TYPED = re.compile(r"\s*(?:tensor|array|(?:np|numpy|torch)\.\w+)\(([^(),\[\]]+)(?:,[^()]*)?\)\s*")
 
 
 def as_float(value: object) -> float | None:
     """A number as float64; None if the value is no number, or a whole number too large for float64.
 
+    A number may be printed with its type.
+
     >>> as_float("1.5"), as_float("large") is None, as_float(10**400) is None
     (1.5, True, True)
+    >>> as_float("tensor(0.5, device='cuda:0')"), as_float("np.float64(0.5)")
+    (0.5, 0.5)
     """
+    if isinstance(value, str) and (typed := _TYPED.fullmatch(value)):
+        value = typed[1]
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):

@@ -360,3 +360,14 @@ def test_no_remedy_of_a_history_without_norms_is_to_clip(tmp_path):
 def test_a_few_losses_that_leave_a_row_for_good(tmp_path, losses, told):
     found = [finding.code for finding in run_of(tmp_path, losses).diagnosis()]
     assert ("diverged" in found) == told
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_numbers_printed_with_their_type_and_a_row_before_the_first_step(tmp_path, suffix):
+    file = tmp_path / f"a{suffix}"
+    rows = [(-1, "tensor(9.0)"), (0, "tensor(2.5, device='cuda:0')"), (1, "np.float64(2.25)"), (2, "1.5")]
+    if suffix == ".csv":
+        file.write_text("step,loss\n" + "".join(f'{step},"{loss}"\n' for step, loss in rows))
+    else:
+        file.write_text("".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in rows))
+    assert [(point.step, point.loss) for point in read([file]).points] == [(0, 2.5), (1, 2.25), (2, 1.5)]
