@@ -10,7 +10,7 @@ from gradwatch.analysis.diagnosis.ends import is_no_better_than_at_first
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Certainty, Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import is_diverging
-from gradwatch.analysis.diagnosis.rewards import STUCK_SHARE, never_rose, stands_low
+from gradwatch.analysis.diagnosis.rewards import STUCK_SHARE, never_came_back, never_rose, stands_low
 from gradwatch.analysis.diagnosis.schedule import end_of_warm_up
 from gradwatch.analysis.diagnosis.setbacks import EARLY_PARTS, MIN_FEW_LOSSES, MIN_FEWEST_LOSSES, MIN_LOSSES
 from gradwatch.analysis.statistics.loss_levels import first_loss, medians, start_of, uncertainty
@@ -185,13 +185,19 @@ def _policy_without_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding
     rewards = optimizer.history.rewards
     if not facts.is_imported or facts.several:
         return None
-    if not stands_low(rewards, is_sure=_holds_a_reward(optimizer)):
+    is_lost = never_came_back(rewards)
+    if not is_lost and not stands_low(rewards, is_sure=_holds_a_reward(optimizer)):
         return _outgrown(optimizer) if _loss_outgrows_reward(optimizer.history) else None
     share = float((rewards == rewards.min()).mean())
     what = f"the reward stands near {number(float(np.median(rewards)))} from the first row to the last"
     if share >= STUCK_SHARE:
         what = f"the reward is {number(float(rewards.min()))}, its lowest, in {percentage(share)} of the rows, and the"
         what += " others do not become more"
+    if is_lost:
+        what = (
+            f"the reward never comes back to what it was at first: it begins at {number(float(rewards[0]))} and stands"
+        )
+        what += f" near {number(float(np.median(rewards)))}"
     if share == 1:
         what = f"the reward is {number(float(rewards[0]))} in every row"
     return Finding(

@@ -518,7 +518,8 @@ PAGES: dict[str, Page] = {
             "no tenth of an imported loss is a tenth below the first, and the last three are 8% above it, beyond"
             " chance, or one was twice as high and the loss is back where it began (a warning)",
             "the reward of a policy is its lowest in three rows of four and does not become more (a warning)",
-            "each later one of 8 imported losses or more is 5% above the first (a warning)",
+            "each later one of 8 imported losses or more is 5% above the first, or each later one of 20 rewards or more"
+            " is 3% below the first ones (a warning)",
             "the reward of a policy stays within 0.1 of 0, or below 0 in 60 rows or more, and does not become more (a"
             " warning)",
             "of 60 rewards or more, of 5 or more in size, no fifth is better than the first, beyond chance (a warning)",

@@ -25,6 +25,7 @@ UNDONE_SHARE, NEARLY_UNDONE = 0.4, 0.75  # of what the reward had gained
 LOST_SHARE, LOST_OF_ANY = 0.28, 0.55  # of the best level: enough of a reward that is never below 0; of any reward
 LEAST_LOST = 0.15  # of the best level: needed beside the gain
 STUCK_SHARE, SELDOM_AT_END, CHANCE = 0.75, 0.5, 2.0  # of all rewards, of the last; deviations of a count
+FIRST_PARTS, BELOW_FIRST = 50, 0.03  # parts of the rewards, and how far below the first one all others have to lie
 NEAR_ZERO, NEARLY_ALL = 0.1, 0.95  # of a reward of at most 1: next to none; the share of rewards, or of pairs
 LEAST_REWARD = 0.01  # a reward that is never as large has another unit
 MIN_STANDING, STANDING_PARTS = 60, 10  # rewards without which a level below 0 is not said to stand; their parts
@@ -127,6 +128,21 @@ def never_rose(rewards: Array) -> bool:
     first, second = np.array_split(rewards, 2)
     doubt = ROSE * math.hypot(first.std(), second.std()) / math.sqrt(len(second))
     return float(second.mean() - first.mean()) <= doubt
+
+
+def never_came_back(rewards: Array) -> bool:
+    """Whether each reward after the first fiftieth lies below the level of it, which no noise leaves.
+
+    >>> never_came_back(np.r_[5400.0, np.tile([1600.0, 1900.0], 20)])
+    True
+    >>> never_came_back(np.r_[5400.0, np.tile([1600.0, 1900.0], 20), 5500.0])
+    False
+    """
+    few = max(1, len(rewards) // FIRST_PARTS)
+    if len(rewards) < MIN_REWARDS:
+        return False
+    first = float(np.median(rewards[:few]))
+    return bool(rewards[few:].max() < first - BELOW_FIRST * abs(first))
 
 
 def stands_low(rewards: Array, *, is_sure: bool) -> bool:

@@ -150,6 +150,8 @@ def test_a_policy_that_hardly_ever_earns_a_reward(tmp_path, rewards, told):
         pytest.param(
             np.linspace(15, 17, 120) + np.tile([1.0, -1.0], 60), 0.5, False, id="a return above 0 that gets better"
         ),
+        pytest.param(np.r_[0.9, np.tile([0.3, 0.4], 15)], 0.5, True, id="a reward that never comes back"),
+        pytest.param(np.r_[0.9, np.tile([0.3, 0.4], 15), 0.9], 0.5, False, id="a reward that comes back once"),
         pytest.param(0.6 + np.tile([0.1, -0.1], 60), 0.5, False, id="a share of right answers that stands"),
         pytest.param(np.tile([0.0, 0.0, -0.05, 0.05], 25), 0.5, True, id="next to none, on both sides of 0"),
         pytest.param(np.linspace(-15, -12, 120) + np.tile([1.0, -1.0], 60), 0.5, False, id="it gets better"),
