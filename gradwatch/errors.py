@@ -137,6 +137,12 @@ class CannotTune(GradwatchError):
     slug = "cannot-tune"
 
 
+class CannotPrint(GradwatchError):
+    """Standard output is closed, or its disk is full."""
+
+    slug = "cannot-print"
+
+
 class CannotServe(GradwatchError):
     """The page can't be served at the address asked for."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
+import io
 import os
 import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import typer
 from gradwatch.cli import commands
 from gradwatch.cli.defaults import PREFIX, from_environment, options_of, read_defaults, unknown_variables
 from gradwatch.cli.signatures import app
-from gradwatch.errors import BadArgument, GradwatchError
+from gradwatch.errors import BadArgument, CannotPrint, GradwatchError
 
 if TYPE_CHECKING:
     from gradwatch.cli.commands.run import Launch
@@ -24,6 +25,12 @@ __all__ = ["app", "group", "main"]
 
 _WITHOUT_PYARROW = {"captures", "check", "compare", "events", "ls", "recommend", "report", "watch"}
 """Commands that only read and print: they need no pyarrow, which pandas would import (30 MB, 60 ms)."""
+
+_NOT_ONLY_PRINT = {"mcp", "run", "view"}
+"""Commands that do their work also where nobody reads what they print."""
+
+_NOT_WRITTEN = {errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC}
+"""Errors of writing to a file that was open already."""
 
 _ASKS_FOR_HELP = {"-h", "--help", "--version"}
 
@@ -80,14 +87,23 @@ def _say(line: str) -> None:
     print_lines(line, err=True)
 
 
+class _Closed(io.TextIOBase):
+    """Stands for a closed standard output, to which Python and rich would print in silence."""
+
+    def write(self, text: str, /) -> int:
+        raise OSError(errno.EBADF, "standard output is closed")
+
+
 def main() -> None:
     """Entry point. Our own errors print one line and exit with code 1."""
-    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, TextIOWrapper)]
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
     before = [stream.errors for stream in streams]
     for stream in streams:
         stream.reconfigure(errors="backslashreplace")
     if _WITHOUT_PYARROW.intersection(sys.argv[1:2]):
         sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]  # so that it can't be imported in this process
+    closed = _Closed() if sys.stdout is None and not _NOT_ONLY_PRINT.intersection(sys.argv[1:2]) else None
+    sys.stdout = closed or sys.stdout
     to_launch = _run_command()
     # A script runs outside of this handling: its exceptions and its streams are its own.
     for stream, errors in zip(streams, before, strict=True):
@@ -109,6 +125,13 @@ def _run_command() -> Launch:
     except BrokenPipeError:
         # The reader of a pipe, for example `head`, is gone: nothing more can be printed, not even at exit.
         sys.stdout = None
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _NOT_WRITTEN or error.filename is not None:
+            raise
+        sys.stdout = None  # what it still holds would fail again at exit
+        refused = CannotPrint(f"The output can't be written: {error.strerror}.")
+        _say(f"error: {refused}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

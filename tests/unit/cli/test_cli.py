@@ -118,6 +118,26 @@ def test_a_hostile_name_can_not_write_to_the_terminal(tmp_path, command):
     assert json.loads(command("report", tmp_path, "--json").out)["layers"][0]["name"] == infos[0].name
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("arguments", ["report {}", "report {} --json", "explain", "--help", "report --help"])
+@pytest.mark.parametrize(("to", "why"), [(">/dev/full", "No space left on device"), (">&-", "closed")])
+def test_output_that_cannot_be_written_is_one_clear_error(runs, arguments, to, why):
+    command = f"{sys.executable} -m gradwatch {arguments.format(runs / 'bad')} {to}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert line.startswith("error: The output can't be written: ")
+    assert line.endswith("(cannot-print)")
+    assert why in line
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a descriptor in the shell")
+def test_a_script_runs_with_closed_output_too(tmp_path):
+    (tmp_path / "train.py").write_text("import sys\nprint('x')\nsys.exit(7 if sys.stdout is None else 8)\n")
+    command = f"{sys.executable} -m gradwatch run train.py >&-"
+    assert subprocess.run(command, shell=True, cwd=tmp_path, stderr=subprocess.PIPE, timeout=120).returncode == 7
+
+
 def test_a_closed_pipe_is_no_error(runs):
     command = f"{sys.executable} -m gradwatch report {runs / 'bad'} --json | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300)
