@@ -77,6 +77,7 @@ VANISHED_RATIO = 1e-2  # of the median parameter's entries
 NEXT_TO_NOTHING = 1e-6  # of the strongest parameter's entries
 MOST_SAMPLES, SOME_SAMPLES, MIN_SAMPLES = 0.5, 0.1, 50  # shares of the sampled steps, and least number of them
 LEARNT, ROUNDING, DECADES = 0.3, 1e-6, 0.8  # of the first loss; of the loss; of those that norms which fade pass
+HALF_SHOWN = 0.5  # of the rise of a loss: a last loss that shows more of it is the one to tell
 MOST_LISTED = 30  # steps that a finding lists: norms with a heavy tail have dozens that stand out
 
 
@@ -200,20 +201,19 @@ def _growth_of(optimizer: OptimizerFacts) -> _Growth | None:
     if onset is None:
         return None
     course = loss_course(optimizer) or _short_course(optimizer)
-    ends = None if course is None else _ends(optimizer, course)
     ends_in_nan = optimizer.history.ended_nonfinite
     was_thrown_off = course is not None and _thrown_off_at_once(optimizer) and not ends_in_nan
     if course is not None and was_thrown_off:
         course = replace(course, first=float(optimizer.history.losses[0]))
-        ends = course.first, course.last
+    stands = onset == norms_outgrow_from(optimizer) and not ends_in_nan
     return _Growth(
         onset=onset,
         course=course,
-        ends=ends,
+        ends=None if course is None else _ends(optimizer, course, grows=not (stands or was_thrown_off)),
         norms=_norms_at_both_ends(optimizer),
         ends_in_nan=ends_in_nan,
         was_thrown_off=was_thrown_off,
-        stands=onset == norms_outgrow_from(optimizer) and not ends_in_nan,
+        stands=stands,
     )
 
 
@@ -260,18 +260,21 @@ _OUTGREW = (
 )
 
 
-def _ends(optimizer: OptimizerFacts, course: Loss) -> tuple[float, float]:
+def _ends(optimizer: OptimizerFacts, course: Loss, *, grows: bool) -> tuple[float, float]:
     """Return the first and the last loss as the report shows them (`LossSummary`).
 
-    If growth of a few steps does not show in the report's last loss, take the median of the last three losses.
+    If the loss grew in its last few steps, the report's last loss may show less than half of that. Then take the median
+    of the last three losses, or of the last tenth.
     """
     summary = loss_summary(optimizer.frame)
     assert summary is not None, "there are losses, for they have a course"
     assert summary.first is not None
     assert summary.last is not None
-    if summary.last > LARGE_LOSS_RATIO * max(summary.first, course.best, 0.0):
+    grown = max(course.last, float(np.median(optimizer.history.losses[-3:])))
+    is_shown = summary.last - course.best > HALF_SHOWN * (grown - course.best)
+    if not grows or is_shown or summary.last > LARGE_LOSS_RATIO * max(summary.first, course.best, 0.0):
         return summary.first, summary.last
-    return summary.first, max(course.last, float(np.median(optimizer.history.losses[-3:])))
+    return summary.first, grown
 
 
 def _how_it_grew(optimizer: OptimizerFacts, growth: _Growth) -> str:
@@ -282,7 +285,7 @@ def _how_it_grew(optimizer: OptimizerFacts, growth: _Growth) -> str:
     first, last = map(number, ends)
     if growth.stands:
         grown = number(raised_at_the_end(optimizer, growth.onset) or math.nan)
-        return f"its norms grew {grown}-fold, while its loss fell no more (to {number(course.last)})"
+        return f"its norms grew {grown}-fold, while its loss fell no more (to {last})"
     if growth.was_thrown_off:
         peak = number(float(optimizer.history.losses.max()))
         return f"its loss leapt from {first} to {peak} and made no progress since ({last} at the end)"

@@ -11,6 +11,7 @@ from gradwatch.analysis.diagnosis.ends import climbs_to_the_end, ends_far_above,
 from gradwatch.analysis.diagnosis.facts import read_facts
 from gradwatch.sources import read, write
 from gradwatch.testing import steady, stream
+from gradwatch.text import number
 
 from .made import calm, changed, codes, falling, run_of, the
 
@@ -361,7 +362,7 @@ def test_norms_that_grow_while_the_loss_falls_no_more(tmp_path, norms, losses, t
     if told:
         found = the(run, "diverged")
         assert found.severity == "warning"
-        assert "while its loss fell no more" in found.what
+        assert f"while its loss fell no more (to {number(run.summary().loss.last)})" in found.what
 
 
 def test_a_loss_that_began_far_above_its_end_was_not_lifted_by_targets(tmp_path):

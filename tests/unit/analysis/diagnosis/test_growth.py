@@ -78,6 +78,9 @@ def test_a_loss_that_the_first_updates_threw_off(tmp_path, first, leap, level, t
         assert f"leapt from {first} to 2000 and made no progress since" in found.what
         assert "checkpoint" not in found.remedy
         assert found.evidence["loss_first"].value == first
+        last = run.summary().loss.last
+        assert found.evidence["loss_last"].value == last, "and no other median"
+        assert f"({number(last)} at the end)" in found.what
 
 
 def test_the_loss_of_a_discriminator_rises_again_as_its_generator_learns(tmp_path):
@@ -187,6 +190,16 @@ def test_the_headline_has_the_losses_of_the_report(tmp_path, grown):
     assert found.evidence["loss_last"].value == pytest.approx(last)
     assert f"its loss went from {number(loss.first)} (best level " in found.what
     assert found.what.endswith(f") to {number(last)}")
+
+
+def test_a_loss_that_grew_for_long_ends_as_in_the_report(tmp_path):
+    """Its last tenth has a median of its own, and so have its last three."""
+    losses = falling(1000, 2.3, 1.0) + list(np.linspace(1.0, 2.3, 1000)) + [2.31 + 0.02 * (i % 5) for i in range(100)]
+    run = run_of(tmp_path, stream(steady(1000) + steady(1100, level=6.0), losses=losses), "AdamW")
+    found, last = the(run, "diverged"), run.summary().loss.last
+    assert last not in (np.median(losses[-3:]), np.median(np.array_split(losses, 10)[-1]))
+    assert found.evidence["loss_last"].value == last
+    assert found.what.endswith(f" to {number(last)}")
 
 
 @pytest.mark.parametrize(
