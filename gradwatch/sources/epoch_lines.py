@@ -18,16 +18,15 @@ from typing import Any
 
 from gradwatch.sources.lines import printed_lines
 from gradwatch.sources.names import NAMES, is_called
-from gradwatch.sources.values import as_float
+from gradwatch.sources.values import NUMBER, as_float
 
 KERAS = "Keras' lines of epochs"
 TABLE = "a table of epochs"
-_N = r"[-+]?(?:\d[\d.]*+(?:[eE][-+]?\d++)?+|nan|inf)"
 _EPOCH = re.compile(r"\bEpoch (?P<epoch>\d{1,9})/\d{1,9}\b")
 # Keras 2 draws [===>...], Keras 3 ━━━, and with verbose=2 neither draws a bar.
 _BAR = re.compile(r"(?<!\S)(?P<at>\d{1,12})/(?P<of>\d{1,12}|Unknown)\s{1,9}(?:\[[=>.]{1,99}\]|━|-? ?\d+s\b)")
 _WITHOUT_BAR = re.compile(r"^\s{0,9}- \d+s\b")  # of Keras before TensorFlow 2, with verbose=2
-_LOSS = re.compile(rf" - (?P<kind>loss|val_loss): (?P<value>{_N})(?![\w.])", re.IGNORECASE)
+_LOSS = re.compile(rf" - (?P<kind>loss|val_loss): (?P<value>{NUMBER})(?![\w.])", re.IGNORECASE)
 _GAP = re.compile(r"\s{2,}|\t")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import CannotImport
-from gradwatch.sources.lines import beginning, lines, whole_text
+from gradwatch.sources.lines import beginning, first_two_lines, lines, whole_text
 from gradwatch.text import count
 
 MOST_BROKEN = 0.1
@@ -69,7 +69,7 @@ def is_lines(file: Path) -> bool:
     Raises:
         CannotImport: it can't be read.
     """
-    first, second = (*beginning(file).split(b"\n", 2)[:2], b"")[:2]
+    first, second = first_two_lines(file)
     try:
         return isinstance(json.loads(first), dict) and bool(second.strip())
     except (ValueError, RecursionError):

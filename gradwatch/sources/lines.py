@@ -72,6 +72,16 @@ def beginning(file: Path) -> bytes:
     return next(_chunks(file))
 
 
+def first_two_lines(file: Path) -> tuple[bytes, bytes]:
+    """The first two lines of a file, or of its first `CHUNK` bytes; empty where there are fewer.
+
+    Raises:
+        CannotImport: the file can't be read.
+    """
+    first, second = (*beginning(file).split(b"\n", 2)[:2], b"")[:2]
+    return first, second
+
+
 def lines(file: Path) -> Iterator[bytes]:
     """The lines of a file without their ends.
 

@@ -1,7 +1,7 @@
 """The loss of the whole, where a tool logs its parts alone and the whole is known to be their sum.
 
-YOLOv5 and Ultralytics train with the sum of the parts that they log, each multiplied by its weight already, times the
-number of images in a batch.
+YOLOv5 and Ultralytics log each part multiplied by its weight, and train with the sum of these, times the number of
+images in a batch.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ def sums(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     ('val/box_loss', 'val/cls_loss')
     >>> sums(["train/box_loss", "train/cls_loss", "train/loss"]), sums(["train/cls_loss"])
     ({}, {})
+    >>> list(sums(["train/box_loss", "train/cls_loss", "val/box_loss", "val/cls_loss", "val/loss"]))
+    ['train/loss']
     """
     if not set(NEEDED) <= set(names) or "train/loss" in names:
         return {}
     losses = [name for name in names if name.endswith("_loss")]
     of = {data: tuple(name for name in losses if name.startswith(f"{data}/")) for data in ("train", "val")}
-    return {f"{data}/loss": parts for data, parts in of.items() if len(parts) > 1}
+    return {f"{data}/loss": parts for data, parts in of.items() if len(parts) > 1 and f"{data}/loss" not in names}
 
 
 def total(values: Iterable[float | None]) -> float | None:

@@ -54,15 +54,17 @@ def read(
     if step is None:
         columns = replace(columns, step=_step_of_points(rows, columns, repr(file.name)))
     points: list[Point] = []
+    repeated = set[int]()
     for optimizer, own in columns.by_optimizer():
-        joined, repeated = _joined(rows, own, file)
+        joined, again = _joined(rows, own, file)
+        repeated |= again
         _carry_rewards(joined, own)
         found = (_point(at, each, own) for at, each in joined.items())
         points += [replace(point, optimizer=optimizer) for point in found if point is not None]
     return History(
         points,
         f"{columns.taken} of {file.name}",
-        notes=(*told(available, columns), *repeated_notes(repeated), *parts.notes(computed)),
+        notes=(*told(available, columns), *repeated_notes(len(repeated)), *parts.notes(computed)),
         layers=columns.series.layers,
         validation=[(at, each["validation_loss"]) for at, each in joined.items() if "validation_loss" in each],
     )
@@ -78,12 +80,14 @@ def _step_of_points(rows: Sequence[Mapping[str, Any]], columns: Columns, where: 
     return pick("step", list(dict.fromkeys(name for row in held for name in row)), None, where)
 
 
-def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> tuple[dict[int, dict[str, float]], int]:
+def _joined(
+    rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path
+) -> tuple[dict[int, dict[str, float]], set[int]]:
     """The values of each step, from all its rows: by kind, and those of layers by column. The last of a kind counts.
 
-    The number tells how many steps have a kind more than once.
+    The steps are those that have a kind more than once.
     """
-    repeated = set()
+    repeated = set[int]()
     wanted = {kind: name for kind, name in columns.by_kind.items() if name is not None and kind != "step"}
     wanted |= {name: name for name in columns.series.columns}
     rounds = _rounds_rates(rows, columns)
@@ -102,7 +106,7 @@ def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> 
                 if kind in found:
                     repeated.add(step)
                 found[kind] = _number(_one(value, kind), file, number, name)
-    return joined, len(repeated)
+    return joined, repeated
 
 
 def _carry_rewards(joined: Mapping[int, dict[str, float]], columns: Columns) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from gradwatch.errors import CannotImport
 from gradwatch.sources import layers, parts
 from gradwatch.sources.columns import Columns, choose, told
 from gradwatch.sources.history import History, Point
-from gradwatch.sources.lines import beginning, encoding_of, refuse_long_lines
+from gradwatch.sources.lines import beginning, encoding_of, first_two_lines, refuse_long_lines
 from gradwatch.sources.names import NAMES, OF_DATA, is_called, is_of_held_out_data
 from gradwatch.sources.values import (
     BEFORE_TRAINING,
@@ -49,15 +48,18 @@ def read(
     computed = parts.sums(table.names)
     table = _with_sums(table, computed)
     columns = choose(list(table.names), repr(file.name), norm, step, loss, layers_prefix)
-    possible = {columns.norm, columns.loss, columns.reward} - {None, norm, loss}
+    possible = {columns.norm, columns.loss, columns.reward, *columns.rivals.values()} - {None, norm, loss}
     numbers = {name: _numbers(table, name, file) for name in possible if name is not None}
     empty = [name for name, found in numbers.items() if all(number is None for number in found)]
     if empty:
         filled = [name for name in table.names if name not in empty]
-        with contextlib.suppress(CannotImport):  # there is nothing else
+        try:
             columns = choose(filled, repr(file.name), norm, step, loss, layers_prefix)
+        except CannotImport:
+            if columns.judges_rivals:  # the loss of one rival alone is not the training's
+                raise
     found = {name: _points(table, own, file, numbers) for name, own in columns.by_optimizer()}
-    points = next(iter(found.values()))
+    points = {row: point for own in found.values() for row, point in own.items()}
     return History(
         [replace(point, optimizer=name) for name, own in found.items() for point in own.values()],
         f"{columns.taken} of {file.name}",
@@ -73,9 +75,9 @@ def is_table(file: Path) -> bool:
     Raises:
         CannotImport: the file can't be read.
     """
-    head = beginning(file)
-    mark = _separator(head)
-    first, second = (line.decode("utf-8", "replace").split(mark) for line in (*head.split(b"\n", 2)[:2], b"")[:2])
+    both = first_two_lines(file)
+    mark = _separator(both[0])
+    first, second = (line.decode("utf-8", "replace").split(mark) for line in both)
     names = [name.strip() for name in first]
     has_series = any(is_called(name, (*NAMES["loss"], *NAMES["norm"])) for name in names)
     has_words = all(re.fullmatch(r"[A-Za-z_][\w/.()@%-]{0,99}", name) for name in names)

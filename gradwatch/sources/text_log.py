@@ -9,12 +9,14 @@ from typing import Any
 
 from gradwatch.errors import BadArgument, CannotImport
 from gradwatch.sources import epoch_lines
+from gradwatch.sources.columns import WORDS
 from gradwatch.sources.lines import LONGEST_PRINTED, printed_lines
 from gradwatch.sources.names import HELD_OUT, NAMES, RIVALS, is_called, rivals
+from gradwatch.sources.values import NUMBER
 
 GROUPS = {"step": "step", "norm": "grad_norm", "loss": "loss", "lr": "lr", "reward": "reward"}
 _SERIES = GROUPS | {"d": "D/loss", "g": "G/loss"}  # the series of each group, of the patterns here as well
-_N = r"[-+]?(?:\d[\d.]*+(?:[eE][-+]?\d++)?+|nan|inf)"
+_N = NUMBER
 
 # Atomic groups, (?>...), keep a hostile line from taking more than quadratic time.
 PATTERNS = {
@@ -125,7 +127,7 @@ _WRAPPED = re.compile(r"\b(?:(?:np|numpy)\.\w{1,20}|tensor)\(\s{0,8}([-+\w.]{1,4
 _WITHOUT_LOSS = {"DeepSpeed": re.compile(r"\bstep=\d+, skipped=\d+, lr=\[")}
 """Lines of tools that print neither a gradient norm nor a loss."""
 _WORDS = ("loss", "norm", "grad", "grdn", "skipped=")
-"""Of which each line has one, in lower case, that a pattern here or in `_NAMED` can take."""
+"""Each line that one of the patterns here matches has one of these, in lower case."""
 _HELD_OUT_BEFORE = re.compile(rf"\b{HELD_OUT}\b(?![ _-](?:loss|acc\w*)\b)", re.IGNORECASE)
 """A word before a loss that says that it is not of the training."""
 _WORD_BEFORE = re.compile(r"([a-z]+)[ -]{1,2}$", re.IGNORECASE)
@@ -177,16 +179,12 @@ def notes(found: Sequence[Mapping[str, Any]], of_rows: Sequence[str]) -> tuple[s
     """The notes about rows of text, whose columns are groups of a pattern and can't be chosen by options.
 
     >>> notes([{"grad_norm": "1.0", "loss": "2"}], ["taken: ...", "not found: the learning rate"])
-    ('taken: the norm and the loss', 'not found: the learning rate')
+    ('taken: the gradient norm, the loss', 'not found: the learning rate')
     """
-    words = {"grad_norm": "the norm", "step": "the step", "loss": "the loss", "lr": "the learning rate"}
-    words["reward"] = "the reward"
     names = dict.fromkeys(name for row in found for name in row)
+    words = {name: word for kind, word in WORDS.items() for name in names if is_called(name, NAMES[kind])}
     words |= {name: f"{name.removesuffix('/loss')!r}'s loss" for name in names if name.endswith("/loss")}
-    for kind, word in (("loss", "the loss"), ("validation_loss", "the loss of validations")):
-        words |= {name: word for name in names if name not in words and is_called(name, NAMES[kind])}
-    taken = " and ".join(words[name] for name in words if name in names)
-    return (f"taken: {taken}", *(note for note in of_rows if not note.startswith("taken: ")))
+    return (f"taken: {', '.join(words.values())}", *(note for note in of_rows if not note.startswith("taken: ")))
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
@@ -216,7 +214,7 @@ def plain(text: str) -> str:
 
 
 def _may_name_values(text: str) -> bool:
-    """Whether a line may match one of the patterns here: a word in it is much sooner sought than all of these.
+    """Whether a line may match one of the patterns here. To look for a few words is much faster than to try them all.
 
     >>> [_may_name_values(text) for text in ("Loss: 1.0", "s:1 trl:2.0 norm:1", "fetched shard 7 from cache")]
     [True, True, False]

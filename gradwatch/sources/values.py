@@ -12,6 +12,8 @@ from gradwatch.store import LARGEST
 MOST_ROUNDED_DECIMALS = 6  # of a log that rounds its numbers
 BEFORE_TRAINING = -1  # the step of a row that some loops log before the first update
 _TYPED = re.compile(r"\s*(?:tensor|array|(?:np|numpy|torch)\.\w+)\(([^(),\[\]]+)(?:,[^()]*)?\)\s*")
+NUMBER = r"[-+]?(?:\d[\d.]*+(?:[eE][-+]?\d++)?+|nan|inf)"
+"""A pattern of a number in printed text. It takes a full stop behind the number along."""
 
 
 def as_float(value: object) -> float | None:

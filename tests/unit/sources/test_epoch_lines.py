@@ -69,7 +69,7 @@ def test_each_epoch_of_keras_has_the_last_loss_that_its_bar_shows(tmp_path, text
         (n, loss) for n, (loss, _) in enumerate(LOSSES, 1)
     ]
     assert history.validation == [(n, loss) for n, (_, loss) in enumerate(LOSSES, 1)]
-    assert "taken: the step and the loss and the loss of validations" in history.notes
+    assert "taken: the step, the loss, the loss of validations" in history.notes
 
 
 @pytest.mark.parametrize("batches", [18, 313])

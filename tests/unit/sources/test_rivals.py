@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gradwatch import Run
+from gradwatch.errors import CannotImport
 from gradwatch.sources import read, write
 from gradwatch.sources.names import rivals
 
@@ -156,3 +157,22 @@ def test_steps_are_counted_once(tmp_path):
     made = write(read([log(tmp_path, "csv")]), tmp_path / "run")
     assert (made.steps, made.every) == (120, 1)
     assert np.diff(Run(tmp_path / "run").steps("G").index).tolist() == [1] * 119
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_the_loss_of_one_rival_alone_is_not_taken_for_the_trainings(tmp_path, form):
+    rows = [{"step": n, "d_loss": "", "g_loss": loss} for n, loss in enumerate(MAKER)]
+    file = tmp_path / f"a.{form}"
+    texts = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    file.write_text("\n".join(texts if form == "csv" else map(json.dumps, rows)))
+    with pytest.raises(CannotImport, match="Name one with --norm or --loss"):
+        read([file])
+    assert [point.loss for point in read([file], loss="g_loss").points] == MAKER
+
+
+def test_rows_with_the_loss_of_either_rival_count(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("step,d_loss,g_loss\n" + "".join(f"{n},0.5,\n{n},,0.7\n" for n in range(9)))
+    history = read([file])
+    assert [point.optimizer for point in history.points] == ["d"] * 9 + ["g"] * 9
+    assert not any("left out" in note for note in history.notes)
