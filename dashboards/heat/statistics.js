@@ -24,7 +24,7 @@ const STATISTICS = {
     ends: [0.01, 100],
     colours: "around",
     of: "norm",
-    absent: "no gradient",
+    absent: "no gradient, or a median of 0",
   },
   against: {
     label: "norm / that of another run, log2",

@@ -16,13 +16,15 @@ export const ABSENT = -1; // no value; Infinity stands for NaN and infinity (gra
  */
 export function valuesOf({ arrays: { values } }, stat, layers) {
   const units = layers.map((layer) => {
-    if (stat === "relative") return layer.median || 1;
+    if (stat === "relative") return layer.median || null; // nothing is a multiple of 0
     return stat === "zeros" ? layer.numel || 1 : 1;
   });
   const size = values.shape[1];
   return (column, layer) => {
     const value = values[column * size + layer];
-    return value === Infinity || value === ABSENT ? value : value / units[layer];
+    if (value === Infinity || value === ABSENT) return value;
+    const unit = units[layer];
+    return unit === null ? ABSENT : value / unit;
   };
 }
 

@@ -42,7 +42,9 @@ export function storyRows(tile, columns, layers, named = null) {
   const { values } = tile.arrays;
   const ratio = (/** @type {number} */ layer, /** @type {number} */ column) => {
     const value = values[column * values.shape[1] + layer];
-    return value === Infinity || value === ABSENT ? value : value / (layers[layer].median || 1);
+    if (value === Infinity || value === ABSENT) return value;
+    const { median } = layers[layer];
+    return median ? value / median : ABSENT;
   };
   const all = layers.flatMap(({ name, median }, layer) => {
     const ratios = columns.map(({ index }) => ratio(layer, index));

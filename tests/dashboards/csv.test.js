@@ -38,7 +38,7 @@ test("layers in view have the rows of the heat map: filtered, and relative to th
   };
   assert.equal(
     layersCsv(view),
-    "first_step,last_step,encoder.0.weight,encoder.0.bias,head.weight\r\n0,0,1,1,1\r\n1,1,2,,inf\r\n",
+    "first_step,last_step,encoder.0.weight,encoder.0.bias,head.weight\r\n0,0,1,,1\r\n1,1,2,,inf\r\n",
   );
   const filtered = layersCsv({ ...view, stat: "norm", state: { ...INITIAL, filter: "head" }, range: [0.6, 1.5] });
   assert.equal(filtered, "first_step,last_step,head.weight\r\n1,1,inf\r\n");

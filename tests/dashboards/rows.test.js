@@ -80,9 +80,20 @@ test("values are divided by what the statistic is relative to; no value and no f
     [ABSENT, 0, 1],
   ]);
   const relative = valuesOf(table, "relative", layers);
-  assert.deepEqual([relative(0, 0), relative(0, 1), relative(0, 2)], [4, 5, Infinity]);
-  assert.deepEqual([relative(1, 0), relative(1, 1), relative(1, 2)], [ABSENT, 0, 1]);
+  assert.deepEqual([relative(0, 0), relative(0, 2)], [4, Infinity]);
+  assert.deepEqual([relative(1, 0), relative(1, 2)], [ABSENT, 1]);
   assert.equal(valuesOf(table, "zeros", layers)(0, 0), 2);
+});
+
+test("nothing is a multiple of a median that is 0 or unknown, and what is not finite still shows", () => {
+  const table = tile("norm", [
+    [5, 5, 5],
+    [Infinity, Infinity, Infinity],
+  ]);
+  const medians = [0, null, 2].map((median) => ({ numel: 1, median }));
+  const relative = valuesOf(table, "relative", medians);
+  assert.deepEqual([relative(0, 0), relative(0, 1), relative(0, 2)], [ABSENT, ABSENT, 2.5]);
+  assert.deepEqual([relative(1, 0), relative(1, 1), relative(1, 2)], [Infinity, Infinity, Infinity]);
 });
 
 test("the largest value of a row: not finite is more than all, no value less than all", () => {

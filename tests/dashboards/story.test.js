@@ -75,6 +75,12 @@ test("a layer without a gradient has no part, unless its gradient is not finite"
   );
 });
 
+test("a named layer whose median is 0 has no multiples of it", () => {
+  assert.deepEqual(told([[3], [ABSENT], [Infinity]], [0], "layer 0"), [
+    { name: "layer 0", ratios: [ABSENT, ABSENT, Infinity], order: 1 },
+  ]);
+});
+
 test("layers are numbered in the order in which they rise, three at most", () => {
   const rows = [
     [1, 1, 9],
