@@ -47,8 +47,8 @@ def _frame(run: Run, what: str) -> pd.DataFrame:
 
 
 def without_unknown_clipping(frame: pd.DataFrame, meta: Mapping[str, str]) -> pd.DataFrame:
-    """The steps of a run, without clipping where an imported history does not tell of it."""
-    if "source" not in meta or frame[["max_norm", "clip_value"]].notna().any(axis=None):
+    """The steps of a run, without clipping if it is an imported history: none tells of it."""
+    if "source" not in meta:
         return frame
     unknown = [name for name in ("clip_coef", "cut_fraction", "clipped_fraction") if name in frame]
     without = frame.assign(clipped=pd.array([None] * len(frame), "boolean"))

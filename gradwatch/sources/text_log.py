@@ -12,7 +12,7 @@ from gradwatch.sources import epoch_lines
 from gradwatch.sources.columns import WORDS
 from gradwatch.sources.lines import LONGEST_PRINTED, printed_lines
 from gradwatch.sources.names import HELD_OUT, NAMES, RIVALS, is_called, rivals
-from gradwatch.sources.values import NUMBER
+from gradwatch.sources.values import NUMBER, TYPED
 
 GROUPS = {"step": "step", "norm": "grad_norm", "loss": "loss", "lr": "lr", "reward": "reward"}
 _SERIES = GROUPS | {"d": "D/loss", "g": "G/loss"}  # the series of each group, of the patterns here as well
@@ -123,7 +123,6 @@ _OF_RIVAL = re.compile(
 _ABBREVIATED = {"K": "e3", "M": "e6", "B": "e9", "T": "e12"}
 _HEADER = re.compile(r"\[step=\d+/\d+")  # a line whose numbers stand below it, indented
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
-_WRAPPED = re.compile(r"\b(?:(?:np|numpy)\.\w{1,20}|tensor)\(\s{0,8}([-+\w.]{1,40})\s{0,8}(?:,[^()\n]{0,200})?\)")
 _WITHOUT_LOSS = {"DeepSpeed": re.compile(r"\bstep=\d+, skipped=\d+, lr=\[")}
 """Lines of tools that print neither a gradient norm nor a loss."""
 _WORDS = ("loss", "norm", "grad", "grdn", "skipped=")
@@ -210,7 +209,7 @@ def plain(text: str) -> str:
     >>> plain("{'loss': np.float64(1.5)} norm tensor(2., device='cuda:0', grad_fn=<MulBackward0>)")
     "{'loss': 1.5} norm 2."
     """
-    return _WRAPPED.sub(r"\1", text)
+    return TYPED.sub(r"\1", text)
 
 
 def _may_name_values(text: str) -> bool:

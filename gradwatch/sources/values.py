@@ -11,7 +11,10 @@ from gradwatch.store import LARGEST
 
 MOST_ROUNDED_DECIMALS = 6  # of a log that rounds its numbers
 BEFORE_TRAINING = -1  # the step of a row that some loops log before the first update
-_TYPED = re.compile(r"\s*(?:tensor|array|(?:np|numpy|torch)\.\w+)\(([^(),\[\]]+)(?:,[^()]*)?\)\s*")
+TYPED = re.compile(
+    r"\b(?:tensor|array|(?:np|numpy|torch)\.\w{1,20})\(\s{0,8}([-+\w.]{1,40})\s{0,8}(?:,[^()\n]{0,200})?\)"
+)
+"""A number as NumPy or PyTorch print it with its type."""
 NUMBER = r"[-+]?(?:\d[\d.]*+(?:[eE][-+]?\d++)?+|nan|inf)"
 """A pattern of a number in printed text. It takes a full stop behind the number along."""
 
@@ -26,7 +29,7 @@ def as_float(value: object) -> float | None:
     >>> as_float("tensor(0.5, device='cuda:0')"), as_float("np.float64(0.5)")
     (0.5, 0.5)
     """
-    if isinstance(value, str) and (typed := _TYPED.fullmatch(value)):
+    if isinstance(value, str) and (typed := TYPED.fullmatch(value.strip())):
         value = typed[1]
     try:
         return float(value)  # type: ignore[arg-type]
