@@ -28,7 +28,7 @@ LEARNT = 0.5  # of the first loss
 STARVED_ENTRIES = 0.5  # share of the entries
 STARVED_COEF = 0.02  # clip coefficient: for an optimizer that follows the gradient the rest hardly moves
 IDLE_RATIO = 2.0  # times the largest norm: a threshold that never acts
-CHANGED_STEPS, MIN_CHANGED_STEPS = 0.1, 5  # share of the steps, and steps: few changes may be a test of the script
+CHANGED_STEPS, MIN_CHANGED_STEPS = 0.1, 5  # share of the steps, and steps: a script may change a few as a check
 
 
 def _coefs(optimizer: OptimizerFacts) -> Array:
@@ -355,8 +355,8 @@ def _clipped_in_part(
         code="ineffective-clipping",
         severity="info",
         certainty="shown",
-        what=f"the clip call gets a part of the parameters{facts.of(optimizer)} only: at {len(found)} of"
-        f" {len(optimizer.frame)} steps the total norm is above the threshold, {number(threshold, 6)}, and stays there",
+        what=f"the clip call gets only a part of the parameters{facts.of(optimizer)}: at {len(found)} of"
+        f" {len(optimizer.frame)} steps it leaves the total norm above the threshold of {number(threshold, 6)}",
         optimizer=optimizer.name,
         steps=(events[0].step, int(optimizer.steps[-1])),
         evidence={"steps_with_fault": Quantity(len(found), "steps"), "fault": Quantity("part", "cause")},

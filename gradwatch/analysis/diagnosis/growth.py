@@ -68,7 +68,7 @@ FEW_RISE_SHARE = 0.25  # of the progress of few losses: a rise by more counts be
 LEARNT_SHARE = 0.9  # of the first loss: beside norms that grow without end, a smaller fall is no progress
 THROWN_OFF, NOT_BACK = 10.0, 0.9  # times the first loss, after the first updates; of it: no later level is lower
 THROWN_UP = 1.5  # the same of two of the losses
-MIN_BEFORE, HALVED = 6, 0.5  # losses before growth began, without which it is not judged whether they fell, and how far
+MIN_BEFORE, HALVED = 6, 0.5  # losses before growth began: with fewer it is not known whether they fell; a fall to half
 UNMOVED = 0.1  # of the first norm of the weights: updates that all together move them by less do not make a loss leave
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 CALM_RATIO, OUT_OF_NOISE = 1.5, 4.0  # of the best level, and times the noise: growth has begun above both
@@ -358,7 +358,7 @@ def _is_of_warm_up(optimizer: OptimizerFacts, onset: int, peak: int) -> bool:
 
 
 def _is_early(optimizer: OptimizerFacts, onset: int) -> bool:
-    """Whether growth began with the training, rather than with some step of it before which the loss was learnt."""
+    """Whether growth began with the training, rather than at a later step up to which the loss fell."""
     first, last = int(optimizer.steps[0]), int(optimizer.steps[-1])
     if onset <= first + EARLY_SHARE * (last - first):
         return True
@@ -366,7 +366,7 @@ def _is_early(optimizer: OptimizerFacts, onset: int) -> bool:
 
 
 def _was_learnt(history: OptimizerHistory, step: int) -> bool:
-    """Whether the losses before a step fell to half: of few rows each may be an epoch."""
+    """Whether the losses before a step fell to half. In a log with few rows each may be an epoch."""
     before = history.losses[history.loss_steps < step]
     if len(before) < MIN_BEFORE:
         return False
@@ -529,7 +529,7 @@ def _weights_hardly_moved(optimizer: OptimizerFacts) -> bool:
     frame = optimizer.frame
     updates, weights = (frame[name].to_numpy(float) for name in ("update_norm", "weight_norm"))
     made = ~optimizer.skipped
-    return bool(made.any() and updates[made].sum() < UNMOVED * weights[made][0])  # False where one is not known
+    return bool(made.any() and updates[made].sum() < UNMOVED * weights[made][0])  # an unknown norm is NaN
 
 
 def _fell_and_rose(losses: Array, norms: Array) -> bool:

@@ -36,8 +36,8 @@ LATE_PARTS = 3  # last tenths in which a high loss stands, without norms that co
 FADED = 1 / 15  # of the first norms: beside a loss that stands
 CLASSES = (2, 3, 4, 5, 10, 100, 1000)  # that data sets usually have
 AT_CHANCE, AROUND_CHANCE, MOST_DOUBT = 0.01, 0.07, 0.02  # of ln k: distance of what stands, of the start, by noise
-STEADILY, OUTGROWN = 0.9, 3.0  # correlation of the levels with time; times the first: a loss that grew all along
-FROZEN = 1e-3  # of ln k, and of the losses: those that stand there in the second half, to the digit, predict nothing
+STEADILY, OUTGROWN = 0.9, 3.0  # of a loss that grew all along: correlation of its levels with time; times the first
+FROZEN = 1e-3  # of ln k: where all losses of the second half are as close to it, the outputs do not change
 BINARY, AROUND_BINARY, BEGINS_ABOVE = 0.7, 0.03, 0.35  # the same at the cost of two classes, where few others stand
 
 
@@ -61,7 +61,7 @@ def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
 
 
 def _never_came_back(losses: Array) -> bool:
-    """Whether each later loss lies above the first one, which no noise leaves.
+    """Whether each later loss lies above the first one: not all would by chance.
 
     >>> _never_came_back(np.array([4.4, 7.8, 6.0, 8.6, 9.2, 9.2, 7.6, 8.2, 7.6]))
     True
@@ -107,9 +107,9 @@ def _is_frozen_at_a_guess(losses: Array) -> bool:
     >>> _is_frozen_at_a_guess(fell_to), _is_frozen_at_a_guess(fell_to - 0.05)
     (True, False)
     """
-    half = losses[len(losses) // 2 :]
     if len(losses) < MIN_FEWEST_LOSSES:
         return False
+    half = losses[len(losses) // 2 :]
     return any(np.abs(half / math.log(classes) - 1).max() < FROZEN for classes in CLASSES)
 
 
@@ -194,10 +194,8 @@ def _policy_without_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding
         what = f"the reward is {number(float(rewards.min()))}, its lowest, in {percentage(share)} of the rows, and the"
         what += " others do not become more"
     if is_lost:
-        what = (
-            f"the reward never comes back to what it was at first: it begins at {number(float(rewards[0]))} and stands"
-        )
-        what += f" near {number(float(np.median(rewards)))}"
+        what = f"the reward never comes back to what it was at first: it begins at {number(float(rewards[0]))}"
+        what += f" and stands near {number(float(np.median(rewards)))}"
     if share == 1:
         what = f"the reward is {number(float(rewards[0]))} in every row"
     return Finding(
@@ -221,9 +219,10 @@ def _policy_without_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding
 
 
 def _holds_a_reward(optimizer: OptimizerFacts) -> bool:
-    """Whether a reward of 0 is one: nothing else is logged, or the loss is that of values or 0 as well.
+    """Whether a logged reward of 0 means that nothing was earned, rather than that the log does not hold the reward.
 
-    Errors of values are above 0, a surrogate lies about it.
+    It does if nothing else is logged, and beside the loss of a value learner, which is above 0, or one of 0. A
+    surrogate loss takes both signs.
     """
     losses = optimizer.history.losses
     if not len(losses):

@@ -351,8 +351,8 @@ PAGES: dict[str, Page] = {
         meaning="The call runs in the wrong place or on the wrong parameters. The optimizer gets gradients that were"
         " not clipped as intended, or only those are clipped that it never gets. If each micro-batch is clipped while"
         " gradients accumulate, the finding is information: the call clips, but shrinks the earlier micro-batches more"
-        " often than the later ones. It is information as well if the call gets a part of the parameters only, such as"
-        " one of several groups, while the norm of all of them is above the threshold.",
+        " often than the later ones. It is information as well if the call gets only a part of the parameters, such as"
+        " one of several groups, and leaves the norm of all of them above the threshold.",
         example="`clip_grad_norm_` after `optimizer.step()`, before `scaler.unscale_(optimizer)`, or given `p.grad`"
         " instead of `p`.",
         confirm="Run `gradwatch doctor SCRIPT`, which lists the clip calls and whether each takes effect.",
@@ -522,12 +522,13 @@ PAGES: dict[str, Page] = {
             " is 3% below the first ones (a warning)",
             "the reward of a policy stays within 0.1 of 0, or below 0 in 60 rows or more, and does not become more (a"
             " warning)",
-            "of 60 rewards or more, of 5 or more in size, no fifth is better than the first, beyond chance (a warning)",
-            "the reward is the same number below 0 in every row, or a learner of values gets 0 in nearly every row (a"
-            " warning)",
+            "no fifth of 60 rewards or more, whose median is 5 or more in size, is better than the first, beyond chance"
+            " (a warning)",
+            "the reward is the same number below 0 in every row, or 0 in nearly every row of a learner of values or of"
+            " a log without norms and losses (a warning)",
             "the reward of a policy does not rise while its loss grows in size all along, threefold or more (a"
             " warning)",
-            "the losses of the second half are the cost of a guess to the digit (a warning)",
+            "all losses of the second half are within 0.1% of the cost of a guess (a warning)",
         ),
         unless=(
             "there are several optimizers, whose losses can stand still while they train against one another",

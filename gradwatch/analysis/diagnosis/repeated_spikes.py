@@ -46,7 +46,7 @@ class Setback:
     """What spikes close to one another cost: the level of the loss before them, its level after, and for how long."""
 
     first: int  # step of the first spike
-    spikes: int  # one after the other at once are one: the steps after a spike come back from it
+    spikes: int  # those in consecutive rows count once: after a spike the norms take some steps to come back
     before: float
     after: float  # the median of the losses while they were above the level
     steps: int  # losses above the level

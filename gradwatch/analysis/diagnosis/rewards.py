@@ -28,7 +28,7 @@ STUCK_SHARE, SELDOM_AT_END, CHANCE = 0.75, 0.5, 2.0  # of all rewards, of the la
 FIRST_PARTS, BELOW_FIRST = 50, 0.03  # parts of the rewards, and how far below the first one all others have to lie
 NEAR_ZERO, NEARLY_ALL = 0.1, 0.95  # of a reward of at most 1: next to none; the share of rewards, or of pairs
 LEAST_REWARD = 0.01  # a reward that is never as large has another unit
-MIN_STANDING, STANDING_PARTS = 60, 10  # rewards without which a level below 0 is not said to stand; their parts
+MIN_STANDING, STANDING_PARTS = 60, 10  # rewards: of fewer no level but one near 0 is said to stand; their parts
 NO_SHARE = 5.0  # the median of rewards that are no shares of right answers, nor a few such terms
 STILL_LOW = 0.5  # of the first level below 0: one that came as near to 0 has learnt something
 ROSE = 3.0  # standard errors of the difference of two means: a rise beyond chance
@@ -68,7 +68,8 @@ def _fall(rewards: Array, few: int, undone: float) -> Fall | None:
     """The fall from the best of parts of so many rewards to the last ones, if it is by so much of what was gained.
 
     The last ones lie mostly below the best ones, in short parts by more than noise as well, or below all before. The
-    gain is that from the lowest level. Of the best level itself, half is enough, and less where no reward is below 0.
+    gain is that from the lowest level. A large share of the best level is enough as well (``LOST_OF_ANY``), and a
+    smaller one where no reward is below 0.
     """
     parts, last = np.array_split(rewards, len(rewards) // few), rewards[-few:]
     levels, is_short = medians(parts), undone > UNDONE_SHARE
@@ -131,16 +132,16 @@ def never_rose(rewards: Array) -> bool:
 
 
 def never_came_back(rewards: Array) -> bool:
-    """Whether each reward after the first fiftieth lies below the level of it, which no noise leaves.
+    """Whether each reward after the first fiftieth lies below the level of that one: not all would by chance.
 
     >>> never_came_back(np.r_[5400.0, np.tile([1600.0, 1900.0], 20)])
     True
     >>> never_came_back(np.r_[5400.0, np.tile([1600.0, 1900.0], 20), 5500.0])
     False
     """
-    few = max(1, len(rewards) // FIRST_PARTS)
     if len(rewards) < MIN_REWARDS:
         return False
+    few = max(1, len(rewards) // FIRST_PARTS)
     first = float(np.median(rewards[:few]))
     return bool(rewards[few:].max() < first - BELOW_FIRST * abs(first))
 
@@ -149,7 +150,7 @@ def stands_low(rewards: Array, *, is_sure: bool) -> bool:
     """Whether the reward of a policy never rose from a level at which it has learnt next to nothing.
 
     That is the lowest reward in most rows, next to none, a level below 0 in many rows, or one that no part of them
-    exceeds. A share of right answers may have been as good from the start. A 0 in nearly each row may be a reward that
+    exceeds. A share of right answers may have been as good from the start. A 0 in nearly every row may be a reward that
     the log does not hold, unless the loss says otherwise (``is_sure``): that of a value learner, or one of 0.
 
     >>> near = np.tile([0.0, 0.03, 0.06, 0.02], 50)

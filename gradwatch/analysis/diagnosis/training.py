@@ -556,15 +556,15 @@ def stale_optimizer(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     share = _share_of_entries(optimizer, absent)
     if share < HALF:
         return None
-    never = "never get a gradient" if gone_from is None else f"get no gradient from step {gone_from} on"
+    lack = "never get a gradient" if gone_from is None else f"get no gradient from step {gone_from} on"
     return Finding(
         code="stale-optimizer",
         severity="critical" if share >= MOST_STEPS else "warning",
         certainty="shown" if facts.without_optimizer else "likely",
-        what=f"{facts.by(optimizer)} holds parameters that {never} ({listed(stale)}), while another"
+        what=f"{facts.by(optimizer)} holds parameters that {lack} ({listed(stale)}), while another"
         f" {optimizer.trained_instead} of the same shapes, which no optimizer holds, gets gradients: it is not trained"
         if is_another
-        else f"{facts.by(optimizer)} holds parameters that are not the model's ({listed(stale)}) and {never}:"
+        else f"{facts.by(optimizer)} holds parameters that are not the model's ({listed(stale)}) and {lack}:"
         " the model is not trained",
         optimizer=optimizer.name,
         parameters=(*facts.without_optimizer, *stale),
@@ -608,8 +608,10 @@ def _never_present(optimizer: OptimizerFacts) -> list[str]:
 def _absent_since(optimizer: OptimizerFacts) -> tuple[list[str], int | None]:
     """The parameters of an optimizer none of which has a gradient from some step to the end, and that step."""
     gone_from = _gradient_gone_from(optimizer)
-    later = optimizer.present[optimizer.present.index >= (gone_from or 0)].to_numpy()
-    if gone_from is None or not len(later) or later.any():
+    if gone_from is None:
+        return [], None
+    later = optimizer.present[optimizer.present.index >= gone_from].to_numpy()
+    if not len(later) or later.any():
         return [], None
     by_design = optimizer.frozen | _empty(optimizer)
     return [name for name in optimizer.names if name not in by_design], gone_from
