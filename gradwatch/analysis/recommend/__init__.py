@@ -21,7 +21,7 @@ from gradwatch.analysis.recommend.changes import ChangedAdvice, Setup, advise_af
 from gradwatch.analysis.recommend.entries import value_or_norm
 from gradwatch.analysis.recommend.rule import MAX_DRIFT_DOWN, MAX_DRIFT_UP, choose, decisive, step_bound
 from gradwatch.analysis.recommend.what_if import clipped_fraction, curve, mean_clip_coef, phases, table, two_digits
-from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory, optimizer_history
+from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory, beside_others, optimizer_history
 from gradwatch.analysis.statistics.progress import drift
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.ranks import last_known, noise_scale
@@ -88,7 +88,7 @@ def recommend_with_curve(reader: RunReader, summary: RunSummary) -> tuple[Recomm
     The findings are those of the summary, so that the run is not diagnosed again. The curve is over the steps that
     the advice is based on, and exists also where the advice is refused.
     """
-    history = optimizer_history(reader, summary.optimizer)
+    history = beside_others(optimizer_history(reader, summary.optimizer), reader, summary.optimizer)
     findings = _concerning(summary.findings, summary.optimizer)
     advice = _completed(reader, summary.optimizer, history, findings)
     return advice, curve(history, advice.max_norm)
@@ -131,7 +131,8 @@ def _history_and_findings(
         name = shown_optimizer(found, [one.name for one in facts.optimizers if len(one.frame)])
     name = reader.optimizer(name)
     known = next((one.history for one in facts.optimizers if one.name == name), None)
-    return name, optimizer_history(reader, name) if known is None else known, _concerning(found, name)
+    history = optimizer_history(reader, name) if known is None else known
+    return name, beside_others(history, reader, name), _concerning(found, name)
 
 
 def _concerning(findings: Sequence[Finding], optimizer: str) -> tuple[Finding, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,6 +25,7 @@ from gradwatch.record import NOT_LOGGED, WEIGHT_STATS, Event
 STEPS_BEFORE_EVENT, STEPS_AFTER_EVENT = 10, 50  # left out around an explosion or a non-finite step
 MIN_RMS_OVER_EPS = 1000.0  # least root mean square of a gradient that is clipped at every step, in units of eps
 SHORT_EXPLOSION_STEPS = 4  # an explosion that ends by then leaves the steps around it usable
+SAME_LOSSES_SHARE = 0.5  # of the losses of one optimizer that another one has too: they train on one loss
 MIN_CLIP_COEF = 1e-6  # keeps quotients by a coefficient finite
 
 
@@ -56,6 +57,7 @@ class OptimizerHistory:
     warm_up: int  # steps at the start that do not count
     update_rule: UpdateRule | None = None  # whether the update follows the gradient; None: not known
     fixed_size: bool = False  # whether each update is known to be as large as the last
+    has_opponents: bool = False  # as `beside_others` finds: the loss rises as another optimizer learns
     rewards: Array = field(default_factory=lambda: np.empty(0))  # that the log of a policy's training has, in order
 
     @cached_property
@@ -211,6 +213,20 @@ def optimizer_history(
         rewards=np.array(json.loads(meta.get("rewards", "[]")), float),
         warm_up=warm_up,
     )
+
+
+def beside_others(history: OptimizerHistory, reader: RunReader, name: str) -> OptimizerHistory:
+    """The history of an optimizer, with whether others of the run train on other losses, as those of a GAN do."""
+    others = (other for other in reader.optimizers if other != name)
+    return replace(history, has_opponents=any(_is_opponent(reader, other, history.losses) for other in others))
+
+
+def _is_opponent(reader: RunReader, other: str, losses: Array) -> bool:
+    """Whether another optimizer has losses that are not these; those that share one model are given the same ones."""
+    of_other = reader.steps_to_read(other)["loss"].to_numpy(float)
+    if not len(losses) or not np.isfinite(of_other).any():
+        return False
+    return bool(np.isin(losses, of_other).mean() < SAME_LOSSES_SHARE)
 
 
 def _usable(

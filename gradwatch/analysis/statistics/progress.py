@@ -20,8 +20,11 @@ WIDE_SPREAD = 2.0  # 90th percentile over the median of the norms: many steps st
 
 
 def is_noise(history: OptimizerHistory) -> bool:
-    """Whether the loss stands still, well above 0, while the updates are large enough to scatter the weights."""
-    if not is_flat(history) or history.lost_at is not None or history.ended_nonfinite:
+    """Whether the loss stands still, well above 0, while the updates are large enough to scatter the weights.
+
+    Beside an opponent a loss stands still though both learn.
+    """
+    if history.has_opponents or not is_flat(history) or history.lost_at is not None or history.ended_nonfinite:
         return False
     losses = history.losses
     return (
@@ -38,11 +41,14 @@ def spread(norms: Array, share: float) -> float:
 
 
 def is_undone(history: OptimizerHistory) -> bool:
-    """Whether the training was lost, or its loss rose again by a part of its earlier progress."""
+    """Whether the training was lost, or its loss rose again by a part of its earlier progress.
+
+    A loss that rises as an opponent learns is no loss of progress.
+    """
     if history.ended_nonfinite:
         return True
     losses = history.losses
-    if len(losses) < MIN_LOSSES or history.has_surrogate_loss:
+    if len(losses) < MIN_LOSSES or history.has_surrogate_loss or history.has_opponents:
         return history.lost_at is not None
     tenths = np.array_split(losses, 10)
     tenth_medians = history.loss_levels
