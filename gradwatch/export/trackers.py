@@ -17,7 +17,8 @@ def send_run(run: Run, tracker: Tracker) -> int:
         CannotExport: the tracker failed.
     """
     names = list(run.optimizers)
-    facts = RunFacts(path=run.path, config=run.config(), several=len(names) > 1)
+    is_imported = "source" in run.meta()
+    facts = RunFacts(path=run.path, config=run.config(), several=len(names) > 1, knows_clipping=not is_imported)
     count = 0
     try:
         tracker.open(facts)

@@ -21,6 +21,9 @@ PREFIX = "gradwatch"
 WINDOWS = 100
 """A window is one of this many equal parts of the run so far."""
 
+OF_CLIPPING = ("clip_coef", "clipped_fraction")
+"""Tags that a history without clipping can't have."""
+
 
 class EventFiles:
     """Writes the scalars of records into an event file in a folder.
@@ -77,7 +80,7 @@ class EventFiles:
         points: dict[str, list[Summary.Value]] = {"peak": [], "last": []}
         found = scalars(window)
         if not self._knows_clipping:
-            found = {tag: value for tag, value in found.items() if tag not in ("clip_coef", "clipped_fraction")}
+            found = {tag: value for tag, value in found.items() if tag not in OF_CLIPPING}
         for tag, value in found.items():
             moment = "peak" if tag == "total_norm_max" else "last"
             points[moment].append(Summary.Value(tag=f"{prefix}/{tag}", simple_value=value))

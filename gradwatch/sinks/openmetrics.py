@@ -40,6 +40,7 @@ class OpenMetricsFile:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._run = ""
+        self._knows_clipping = True
         self._latest: dict[str, dict[str, float]] = {}
         self._peaks: dict[str, float] = {}
         self._events: Counter[tuple[str, str]] = Counter()
@@ -49,7 +50,7 @@ class OpenMetricsFile:
 
     def open(self, facts: RunFacts) -> None:
         """Write the file, so that one that can't be written is noticed at once."""
-        self._run = facts.name
+        self._run, self._knows_clipping = facts.name, facts.knows_clipping
         self._write(running=True)
 
     def show(self, record: StepRecord) -> None:
@@ -67,7 +68,9 @@ class OpenMetricsFile:
         self._has_news = True
 
     def _show_norm(self, record: StepRecord, values: dict[str, float]) -> None:
-        values |= {"total_norm": record.total_norm, "clip_coef": record.clip_coef, "nonfinite": record.nonfinite}
+        values |= {"total_norm": record.total_norm, "nonfinite": record.nonfinite}
+        if self._knows_clipping:
+            values["clip_coef"] = record.clip_coef
         peak = self._peaks.get(record.optimizer, -math.inf)
         is_higher = math.isnan(record.total_norm) or record.total_norm > peak
         self._peaks[record.optimizer] = record.total_norm if is_higher and not math.isnan(peak) else peak

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gradwatch.record import Event, StepRecord
-from gradwatch.sinks.event_files import PREFIX
+from gradwatch.sinks.event_files import OF_CLIPPING, PREFIX
 from gradwatch.sinks.tracker import Closing, RunFacts
 from gradwatch.sinks.windows import Point, Windows
 
@@ -64,7 +64,8 @@ class WindowTracker:
     def names(self, point: Point) -> dict[str, float]:
         """The values of a point under the names that the tracker shows."""
         prefix = f"{PREFIX}/{point.optimizer}" if self.facts.several else PREFIX
-        return {f"{prefix}/{name}": value for name, value in point.values.items()}
+        left_out = () if self.facts.knows_clipping else OF_CLIPPING
+        return {f"{prefix}/{name}": value for name, value in point.values.items() if name not in left_out}
 
 
 def title(event: Event) -> str:

@@ -25,7 +25,7 @@ class TensorBoardFiles:
 
     def open(self, facts: RunFacts) -> None:
         """Open the file."""
-        self._files = EventFiles(self._folder or facts.path, facts.several)
+        self._files = EventFiles(self._folder or facts.path, facts.several, knows_clipping=facts.knows_clipping)
 
     def show(self, record: StepRecord) -> None:
         """Write the window that is full now, if any."""

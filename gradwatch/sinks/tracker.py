@@ -40,11 +40,13 @@ class RunFacts:
         path: its folder.
         config: its hyperparameters.
         several: whether it has several optimizers, whose names then stand in the series.
+        knows_clipping: whether clipping would have been recorded; an imported history does not tell of it.
     """
 
     path: Path
     config: Mapping[str, Any] = field(default_factory=dict)
     several: bool = False
+    knows_clipping: bool = True
 
     @property
     def name(self) -> str:

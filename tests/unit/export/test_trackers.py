@@ -8,7 +8,9 @@ import pytest
 from gradwatch.analysis.run import Run
 from gradwatch.errors import CannotExport
 from gradwatch.export.trackers import closing_of_run, send_run
+from gradwatch.sinks.series import WindowTracker
 from gradwatch.sinks.targets import parse_target
+from gradwatch.sources import read, write
 from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
 
@@ -93,6 +95,48 @@ def test_records_of_several_optimizers_come_in_the_order_of_time(tmp_path):
     assert send_run(run, listener) == 2
     assert listener.facts.several
     assert [(record.optimizer, record.wall_time) for record in listener.records] == [("b", 1.0), ("a", 2.0)]
+
+
+class Sends(WindowTracker):
+    """Keeps the names that W&B, MLflow and trackio would get."""
+
+    label = "sends"
+
+    def __init__(self):
+        super().__init__()
+        self.sent = set()
+
+    def send(self, point):
+        self.sent |= {name.removeprefix("gradwatch/") for name in self.names(point)}
+
+
+def test_a_tracker_gets_no_clipping_that_an_imported_history_does_not_tell(run, tmp_path):
+    (tmp_path / "log.csv").write_text("step,loss,grad_norm\n1,2.0,1.0\n2,1.5,2.0\n3,1.0,1.0\n")
+    imported = Run(write(read([tmp_path / "log.csv"]), tmp_path / "imported").run)
+    told = []
+    for one in (run, imported):
+        sends, file = Sends(), tmp_path / f"{one.path.name}.prom"
+        send_run(one, sends)
+        send_run(one, parse_target(f"openmetrics:{file}"))
+        told.append(
+            (sends.sent, "gradwatch_clip_coef{" in file.read_text(), "gradwatch_total_norm{" in file.read_text())
+        )
+    assert told[0][0] >= {"clip_coef", "clipped_fraction", "total_norm"}
+    assert told[0][1:] == (True, True)
+    assert told[1] == ({"total_norm", "total_norm_max", "nonfinite", "loss"}, False, True)
+
+
+def test_event_files_as_a_tracker_get_none_either(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / "log.csv").write_text("step,loss,grad_norm\n1,2.0,1.0\n2,1.5,2.0\n3,1.0,1.0\n")
+    imported = Run(write(read([tmp_path / "log.csv"]), tmp_path / "imported").run)
+    send_run(imported, parse_target(f"tensorboard:{tmp_path / 'events'}"))
+    found = EventAccumulator(str(tmp_path / "events"))
+    found.Reload()
+    tags = {tag.removeprefix("gradwatch/") for tag in found.Tags()["scalars"]}
+    assert tags == {"total_norm", "total_norm_max", "nonfinite", "loss"}
 
 
 def test_the_message_of_a_fault_is_not_shown_and_its_count_is(run):
