@@ -14,7 +14,6 @@ import gc
 import itertools
 import json
 import logging
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -27,7 +26,7 @@ from gradwatch.measure import is_on_host
 from gradwatch.record import FROZEN_KEY
 from gradwatch.recording.gradients import version_of
 from gradwatch.recording.hooks import take_compiled_clip
-from gradwatch.recording.loop_table import is_of_this_thread
+from gradwatch.recording.loop_table import is_of_this_thread, this_thread
 from gradwatch.recording.parameters import listed_or_none, named_parameters, unregistered_parameters
 
 logger = logging.getLogger("gradwatch")
@@ -91,7 +90,7 @@ class _Probes:
         self.was_reached = self.was_ever_reached = False
         self._weights: list[int] = []  # versions of the parameters before the first backward
         self.steps = self.carried_steps = self.changed_steps = self.mixed_steps = self.dropped_steps = 0
-        self.thread = threading.get_ident()  # that steps the optimizer
+        self.thread = this_thread()  # that steps the optimizer
         self.carried_each: list[int] = []
 
     def _choose(self) -> None:
@@ -404,7 +403,7 @@ class LoopCheck:
     def train_here(self, name: str) -> None:
         """The calling thread clips the gradients of an optimizer."""
         if name in self._probes:
-            self._probes[name].thread = threading.get_ident()
+            self._probes[name].thread = this_thread()
 
     def _here(self) -> list[_Probes]:
         """Those of the optimizers that no other thread steps."""
@@ -413,7 +412,7 @@ class LoopCheck:
     @_harmless
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
         probes = self._by_optimizer[id(optimizer)]
-        probes.thread = threading.get_ident()
+        probes.thread = this_thread()
         probes.before_step(has_closure)
         if take_compiled_clip():
             probes.note_change()

@@ -13,7 +13,12 @@ from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.loops import Loop
 
 
-def is_of_this_thread(thread: int) -> bool:
+def this_thread() -> int | None:
+    """The identity of the calling thread, which `threading.enumerate` lists from here on: C++ may have started it."""
+    return threading.current_thread().ident
+
+
+def is_of_this_thread(thread: int | None) -> bool:
     """Whether a thread is this one, or has ended."""
     return thread == threading.get_ident() or all(thread != one.ident for one in threading.enumerate())
 
@@ -40,7 +45,7 @@ class LoopTable:
 
     def add(self, loop: Loop) -> None:
         """Take in a loop that this thread trains, until another one makes a step of it."""
-        loop.thread = threading.get_ident()
+        loop.thread = this_thread()
         self._loops.append(loop)
         if loop.tracker.name not in self.names:  # one that is gone may have had it
             self.names.append(loop.tracker.name)

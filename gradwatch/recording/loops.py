@@ -41,7 +41,7 @@ class Loop:
 
     tracker: StepTracker
     steps_within_backward: bool = False
-    thread: int = 0
+    thread: int | None = None
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:

@@ -14,6 +14,7 @@ from gradwatch.errors import BadArgument
 from gradwatch.measure import is_capturing_graph
 from gradwatch.recording.clip_audit import clips_nothing
 from gradwatch.recording.hooks import ClipCall
+from gradwatch.recording.loop_table import is_of_this_thread, this_thread
 from gradwatch.recording.loops import Loop
 from gradwatch.recording.losses import BackwardLoss, ScaledLosses, loss_value, losses_among
 from gradwatch.recording.recording import OpenLoop, Recording
@@ -55,9 +56,6 @@ class HookRouter:
         self._scaled = scaled or ScaledLosses()
         self._losses: dict[int, list[BackwardLoss]] = {}  # on which backward is being called, by its thread
 
-    def _is_in_training_thread(self) -> bool:
-        return any(loop.thread == threading.get_ident() for loop in self._loops)
-
     # ------------------------------------------------------------------------- what the user calls
 
     @_guarded
@@ -72,7 +70,8 @@ class HookRouter:
             return
         loops = self._loops.named(optimizer)
         for loop in loops:
-            loop.before_log()
+            if is_of_this_thread(loop.thread):  # a thread may only log, while another one's backward runs
+                loop.before_log()
             loop.tracker.use_logged_losses()
         try:
             value = loss_value(loss)
@@ -107,7 +106,7 @@ class HookRouter:
     def count_earlier_backward(self, losses: Sequence[BackwardLoss]) -> None:
         """Account for a backward pass that ran before attaching."""
         for loop in self._loops.of_this_thread():
-            if loop.tracker.gradients.first() is not None:
+            if not loop.tracker.gradients.backwards and loop.tracker.gradients.first() is not None:
                 loop.tracker.gradients.count_backward()
                 loop.tracker.losses.add(losses)
 
@@ -117,7 +116,7 @@ class HookRouter:
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
         loop = self._loop_of(optimizer)
         if not loop.steps_within_backward:
-            loop.thread = threading.get_ident()
+            loop.thread = this_thread()
             self._check.before_step(optimizer, has_closure)  # before a policy clips
         self._recording.look_at_sink()
         if self._recording.state == "closed":
@@ -144,18 +143,18 @@ class HookRouter:
     @_guarded
     def before_backward(self, tensors: Sequence[Tensor]) -> None:
         """Note the tensors it is called on: a loss of the next step if it reaches recorded gradients."""
-        if not self._is_in_training_thread():
+        here = self._loops.of_this_thread()
+        if not here:
             return
         self._check.before_backward()
-        for loop in self._loops.of_this_thread():
+        for loop in here:
             loop.before_backward(tensors)
         self._losses[threading.get_ident()] = losses_among(tensors, self._scaled)
 
     @_guarded
     def after_backward(self) -> None:
-        if self._is_in_training_thread():
-            self._check.after_backward()
-        losses = self._losses.get(threading.get_ident(), [])
+        self._check.after_backward()
+        losses = self._losses.pop(threading.get_ident(), [])
         here = self._loops.of_this_thread()
         for loop in self._loops:
             loop.after_backward(losses, is_ours=loop in here)
@@ -168,9 +167,8 @@ class HookRouter:
     # ---------------------------------------------------------------------------------- the clip calls
 
     def _before_any_clip(self) -> None:
-        if self._is_in_training_thread():
-            for loop in self._loops.of_this_thread():
-                loop.before_any_clip()
+        for loop in self._loops.of_this_thread():
+            loop.before_any_clip()
 
     def clip_calls_unseen(self) -> None:
         self._check.give_up()
@@ -187,29 +185,25 @@ class HookRouter:
         self._before_any_clip()
         loops = self._loops.clipped_by(call)
         for loop in loops:
-            loop.thread = threading.get_ident()
+            loop.thread = this_thread()
             self._check.train_here(loop.tracker.name)
-        is_ours = self._is_in_training_thread()
-        if is_ours:
-            self._check.before_change()
+        self._check.before_change()
         for loop in loops:
             loop.before_clip(call)
-        if is_ours and not loops and clips_nothing(call):
+        if not loops and clips_nothing(call):
             for loop in self._loops.of_this_thread():
                 loop.tracker.audit.note("other-parameters" if call.parameters else "no-parameters")
 
     @_guarded
     def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
-        if self._is_in_training_thread():
-            self._check.after_change()
+        self._check.after_change()
         for loop in self._loops.clipped_by(call):
             loop.after_clip(call, total_norm)
 
     @_guarded
     def clip_failed(self, call: ClipCall) -> None:
         """Clipping raised, for example by `error_if_nonfinite`: the step that is not made is kept."""
-        if self._is_in_training_thread():
-            self._check.after_change()
+        self._check.after_change()
         for loop in self._loops.clipped_by(call):
             loop.clip_failed()
 
@@ -221,15 +215,13 @@ class HookRouter:
 
     @_guarded
     def before_unscale(self, optimizer: Optimizer) -> None:
-        if self._is_in_training_thread():
-            self._check.before_change()
+        self._check.before_change()
         if (loop := self._loops.of(optimizer)) is not None:
             loop.before_unscale()
 
     @_guarded
     def after_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
-        if self._is_in_training_thread():
-            self._check.after_change()
+        self._check.after_change()
         if (loop := self._loops.of(optimizer)) is not None:
             loop.after_unscale(scale)
 

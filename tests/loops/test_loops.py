@@ -953,11 +953,12 @@ def test_a_backward_of_another_thread_reads_no_gradient_of_the_training(tmp_path
         for _ in range(5):
             weight.sum().backward()
             clip_grad_norm_([weight], 0.1)
+            watch.log(loss=1.0)
 
     model = nn.Linear(4, 1)
     model.weight = Read(torch.ones(1, 4))
     optimizer = sgd(model)
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+    with gradwatch.attach(model, optimizer, tmp_path / "run") as watch:
         for _ in range(3):
             optimizer.zero_grad()
             model(torch.ones(2, 4)).sum().backward()
@@ -967,6 +968,38 @@ def test_a_backward_of_another_thread_reads_no_gradient_of_the_training(tmp_path
             optimizer.step()
     assert readers == {threading.get_ident()}
     assert len(Run(tmp_path / "run").steps()) == 3
+
+
+def test_a_training_that_another_thread_goes_on_with_keeps_its_losses(tmp_path):
+    model, losses, has_begun = nn.Linear(4, 1), [], threading.Event()
+    optimizer = sgd(model)
+
+    def train():
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = model(torch.randn(8, 4)).square().mean()
+            loss.backward()
+            losses.append(loss.item())
+            optimizer.step()
+
+    def step():
+        assert has_begun.wait(60)  # two threads that live at the same time have two identities
+        optimizer.step()
+
+    def go_on():
+        has_begun.set()
+        first.join()
+        train()
+
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        train()
+        optimizer.zero_grad()
+        first, second = threading.Thread(target=step), threading.Thread(target=go_on)
+        for thread in (first, second):
+            thread.start()
+        second.join()
+    steps = Run(tmp_path / "run").steps()
+    np.testing.assert_allclose(steps["loss"].dropna(), losses, rtol=1e-6)
 
 
 def test_a_resumed_run_shows_its_seam(tmp_path):

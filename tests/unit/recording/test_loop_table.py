@@ -1,6 +1,8 @@
 """Which loop an optimizer, a clip call or a name belongs to, and what stays of a loop that is gone."""
 
+import _thread
 import gc
+import threading
 
 import pytest
 import torch
@@ -80,3 +82,20 @@ def test_an_empty_table_is_at_step_0():
     table = LoopTable()
     assert (table.furthest_step, len(table), list(table.models())) == (0, 0, [])
     assert table.record_nothing() is False
+
+
+def test_a_thread_that_is_not_of_the_module_threading_trains_too(two):
+    """Such as one that C++ has started."""
+    models, optimizers, table = two
+    has_trained, may_end = threading.Event(), threading.Event()
+
+    def train():
+        steps(models["judge"], optimizers["judge"], 1)
+        has_trained.set()
+        may_end.wait(60)
+
+    _thread.start_new_thread(train, ())
+    assert has_trained.wait(60)
+    here = [loop.tracker.name for loop in table.of_this_thread()]
+    may_end.set()
+    assert here == ["maker"]
