@@ -161,7 +161,7 @@ def _has_step(optimizer: Optimizer) -> bool:
 
 def group_in_backward_optimizers(named: Mapping[str, Optimizer]) -> dict[str, Optimizer]:
     """The optimizers, those that step within the backward as one, under the name of the first."""
-    inside = {name: one for name, one in named.items() if _steps_in_backward(one)}
+    inside = {name: one for name, one in named.items() if steps_in_backward(one)}
     if len(inside) < 2:
         return dict(named)
     first, *_ = inside
@@ -171,6 +171,7 @@ def group_in_backward_optimizers(named: Mapping[str, Optimizer]) -> dict[str, Op
     }
 
 
-def _steps_in_backward(optimizer: Optimizer) -> bool:
+def steps_in_backward(optimizer: Optimizer) -> bool:
+    """Whether it is of one parameter, and a hook calls it as soon as that has its gradient."""
     parameters = listed(optimizer)
     return len(parameters) == 1 and bool(getattr(parameters[0], "_post_accumulate_grad_hooks", None))

@@ -17,7 +17,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence, Set
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, cast
@@ -49,6 +49,7 @@ from gradwatch.recording.optimizers import (
     NoOptimizer,
     OptimizersInBackward,
     group_in_backward_optimizers,
+    steps_in_backward,
     why_unheard,
     without_wrapped,
 )
@@ -88,12 +89,12 @@ class Discovery:
         self._attaching = threading.RLock()  # threads that train may all find new optimizers at once
         self._steps_before = 0  # those of earlier attempts
         self._scaled = ScaledLosses()  # the first backward is called on a loss that was scaled before the recording
-        self._earlier_losses: list[BackwardLoss] = []  # of the last backward before the recording
+        self._earlier_losses: dict[int, list[BackwardLoss]] = {}  # of each thread's last backward before a recording
         self._attached: list[weakref.ref[Optimizer]] = []
         self._unheard: list[weakref.ref[Optimizer]] = []  # those of which this was said
         self._new: list[weakref.ref[Optimizer]] = _existing_optimizers() if is_child else []
-        self._makers: dict[int, int] = {}  # the thread that made an optimizer, by its `id`
-        handle = register_optimizer_step_pre_hook(out_of_graphs(lambda one, *_: self._attach_new(used=[one])))
+        self._makers: MutableMapping[Optimizer, int] = weakref.WeakKeyDictionary()  # the threads that made them
+        handle = register_optimizer_step_pre_hook(out_of_graphs(lambda one, *_: self._before_step(one)))
         self._stops = [self._listen_to_new_optimizers(), handle.remove, listen_to_backward(self)]
         self._stops.append(listen_to_scaling(self._scaled))
         if plan.replaced_max_norm is not None:
@@ -128,7 +129,7 @@ class Discovery:
             if is_probing():
                 return
             discovery.optimizers_seen += 1
-            discovery._makers[id(self)] = threading.get_ident()
+            discovery._makers[self] = threading.get_ident()
             discovery._new.append(weakref.ref(self))
 
         def stop() -> None:
@@ -147,7 +148,8 @@ class Discovery:
         self._attaching = threading.RLock()  # a thread that is not here may hold the old one
         self._own_run = run_of_this_process(self._plan.run, is_bare_fork)
         self._new = _existing_optimizers()
-        self.watch, self.failed, self.opened, self._earlier_losses, self._attached = None, False, None, [], []
+        self._makers.clear()  # here is none of the other threads
+        self.watch, self.failed, self.opened, self._earlier_losses, self._attached = None, False, None, {}, []
         # A child of multiprocessing ends without calling the handlers of atexit.
         Finalize(None, self.close, args=("exit",), exitpriority=100)
 
@@ -159,8 +161,8 @@ class Discovery:
         self._end_after_steps(within_backward=False)
         tap_libraries()
         self._attach_new(within_training=True)
-        if self.watch is None:
-            self._earlier_losses = losses_among(tensors, self._scaled)
+        if self.watch is None or self._new:
+            self._earlier_losses[threading.get_ident()] = losses_among(tensors, self._scaled)
 
     def _end_after_steps(self, within_backward: bool = True) -> None:
         """End the script after its steps. Optimizers that step within the backward must all have stepped."""
@@ -177,7 +179,7 @@ class Discovery:
         """Required of a listener."""
 
     def before_clip(self, call: ClipCall) -> None:
-        self._attach_new(used=self._clipped(call) if len(self._new) > 1 else [])
+        self._attach_new(used=call.parameters)
         clips_something = any(parameter.grad is not None for parameter in call.parameters)
         if not self.optimizers_seen and self.watch is None and clips_something:
             with self._attaching:
@@ -195,13 +197,12 @@ class Discovery:
         owned = list(owner_of(NoOptimizer(parameters)).parameters())
         self._attach([NoOptimizer(owned or parameters)])
         if self.watch is not None:
-            self.watch.count_earlier_backward(self._earlier_losses)
+            self.watch.count_earlier_backward(self._earlier_losses.pop(threading.get_ident(), []))
 
-    def _clipped(self, call: ClipCall) -> list[Optimizer]:
-        ids = set(map(id, call.parameters))
-        return [one for one in _alive(self._new) if any(id(p) in ids for p in listed_or_none(one) or ())]
+    def _before_step(self, optimizer: Optimizer) -> None:
+        self._attach_new(used=(listed_or_none(optimizer) or ()) if self._new else ())
 
-    def _attach_new(self, within_training: bool = False, used: Sequence[Optimizer] = ()) -> None:
+    def _attach_new(self, within_training: bool = False, used: Sequence[Tensor] = ()) -> None:
         """Attach the optimizers that are new.
 
         Before a backward, a module sharded by `fully_shard` holds whole parameters, which are not those of the
@@ -210,7 +211,7 @@ class Discovery:
 
         Args:
             within_training: a backward begins.
-            used: optimizers that this thread clips or steps.
+            used: parameters that this thread clips or steps.
         """
         self._follow_fork()
         if not self._new:
@@ -218,29 +219,38 @@ class Discovery:
         with self._attaching:
             self._attach_those(within_training, used)
 
-    def _attach_those(self, within_training: bool, used: Sequence[Optimizer]) -> None:
+    def _attach_those(self, within_training: bool, used: Sequence[Tensor]) -> None:
         new = self._take_new(within_training, used)
-        is_first = self.watch is None
+        if not new:
+            return
         self._guard(lambda: self._attach(new))
-        if self.watch is not None and is_first and not within_training:
-            self.watch.count_earlier_backward(self._earlier_losses)
+        losses = self._earlier_losses.pop(threading.get_ident(), [])
+        if self.watch is not None and not within_training:
+            self.watch.count_earlier_backward(losses)
 
-    def _take_new(self, within_training: bool, used: Sequence[Optimizer]) -> list[Optimizer]:
+    def _take_new(self, within_training: bool, used: Sequence[Tensor]) -> list[Optimizer]:
         """The new optimizers that need not wait. Groups that can't be read now may be there at a later step."""
-        new = _alive(self._new)
-        waiting = [
-            one
-            for one in new
-            if self._is_unheard(one)
-            or (within_training and _is_sharded(one))
-            or (len(new) > 1 and self._is_of_another_thread(one, used))
-        ]
-        self._new = [weakref.ref(one) for one in waiting]
-        return [one for one in new if all(one is not other for other in waiting)]
+        references = list(self._new)
+        several = len(_alive([*references, *self._attached])) > 1
+        ids = set(map(id, used))
+        taken: list[Optimizer] = []
+        for reference in references:
+            one = reference()
+            if one is not None and (
+                self._is_unheard(one)
+                or (within_training and _is_sharded(one))
+                or (several and self._is_of_another_thread(one, ids))
+            ):
+                continue
+            self._new.remove(reference)  # in place, for another thread may be making an optimizer
+            taken += [] if one is None else [one]
+        return taken
 
-    def _is_of_another_thread(self, optimizer: Optimizer, used: Sequence[Optimizer]) -> bool:
+    def _is_of_another_thread(self, optimizer: Optimizer, used: Set[int]) -> bool:
         here = threading.get_ident()
-        return self._makers.get(id(optimizer), here) != here and all(optimizer is not one for one in used)
+        if self._makers.get(optimizer, here) == here or steps_in_backward(optimizer):
+            return False  # those that step within a backward leave no gradient to look at, and are taken together
+        return used.isdisjoint(map(id, listed_or_none(optimizer) or ()))
 
     def _is_unheard(self, optimizer: Optimizer) -> bool:
         """Whether no step of an optimizer can be observed yet; the first time, say why."""

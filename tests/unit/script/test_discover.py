@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import pytest
@@ -402,3 +403,127 @@ def test_an_optimizer_whose_groups_cannot_be_read_is_said_once_and_recorded_from
     discovery.close("exit")
     assert len(Run(tmp_path / "run").steps()) == 4
     assert len(caplog.messages) == 1
+
+
+def in_threads(*bodies: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=body) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+class Read(nn.Parameter):
+    """A parameter that notes which threads ask for its gradient."""
+
+    readers: set[int]
+
+    @property
+    def grad(self):
+        self.readers.add(threading.get_ident())
+        return torch.Tensor.grad.__get__(self)
+
+    @grad.setter
+    def grad(self, value):
+        torch.Tensor.grad.__set__(self, value)
+
+
+class Held(torch.autograd.Function):
+    """Its backward lasts until another thread has trained."""
+
+    begun, may_end = threading.Event(), threading.Event()
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        Held.begun.set()
+        assert Held.may_end.wait(60)
+        return gradient
+
+
+def test_a_thread_reads_no_gradient_of_an_optimizer_that_another_thread_trains(tmp_path, begin):
+    """The optimizers are made before the threads, so that only a clip call or a step tells whose they are."""
+    discovery = begin()
+    quick, slow = nn.Linear(3, 1), nn.Linear(3, 1)
+    slow.weight = Read(slow.weight.detach())
+    slow.weight.readers = set()
+    optimizers = sgd(quick), sgd(slow)
+    slow.weight.readers.clear()
+    losses: dict[str, list[float]] = {}
+    of_slow: list[int] = []
+
+    def train_quick():
+        losses["quick"] = train(quick, optimizers[0], steps=1)
+        assert Held.begun.wait(60)
+        losses["quick"] += train(quick, optimizers[0], steps=3)
+        Held.may_end.set()
+
+    def train_slow():
+        of_slow.append(threading.get_ident())
+        loss = Held.apply(slow(torch.randn(8, 3))).square().mean()
+        loss.backward()
+        optimizers[1].step()
+        losses["slow"] = [loss.item(), *train(slow, optimizers[1])]
+
+    in_threads(train_quick, train_slow)
+    assert slow.weight.readers == set(of_slow)
+    discovery.close("exit")
+    run = Run(tmp_path / "run")
+    recorded = sorted(run.steps(name)["loss"].tolist() for name in run.optimizers)
+    assert recorded == [pytest.approx(expected, rel=1e-5) for expected in sorted(losses.values())]
+
+
+def test_an_optimizer_made_in_one_thread_while_another_is_attached_is_recorded_too(tmp_path, begin, monkeypatch):
+    discovery = begin()
+    first, second = nn.Linear(3, 1), nn.Linear(3, 1)
+    made: list[Optimizer] = []
+
+    def while_attaching(optimizer: Optimizer) -> str | None:
+        if not made:
+            in_threads(lambda: made.append(sgd(second)))
+        return None
+
+    monkeypatch.setattr("gradwatch.script.discover.why_unheard", while_attaching)
+    train(first, sgd(first))
+    train(second, made[0])
+    discovery.close("exit")
+    run = Run(tmp_path / "run")
+    assert [len(run.steps(name)) for name in run.optimizers] == [3, 3]
+
+
+class Around(Optimizer):
+    """It steps another optimizer of the same parameters."""
+
+    def __init__(self, inner: Optimizer) -> None:
+        self.inner = inner
+        super().__init__(inner.param_groups, {})
+
+    def step(self, closure=None):
+        return self.inner.step(closure)
+
+
+def test_an_optimizer_around_another_is_one_also_where_another_thread_trains(tmp_path, begin, caplog):
+    discovery = begin()
+    model = nn.Linear(3, 1)
+    optimizer, losses = Around(sgd(model)), []
+    in_threads(lambda: losses.extend(train(model, optimizer)))
+    discovery.close("exit")
+    run = Run(tmp_path / "run")
+    assert [run.steps(name)["loss"].tolist() for name in run.optimizers] == [pytest.approx(losses)]
+    assert not caplog.records
+
+
+def test_optimizers_within_the_backward_are_one_also_where_another_thread_trains(tmp_path, begin):
+    discovery = begin()
+    model = nn.Linear(3, 1)
+    optimizers = {parameter: torch.optim.SGD([parameter], lr=0.1) for parameter in model.parameters()}
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda one: optimizers[one].step())
+    losses = []
+    in_threads(lambda: losses.extend(train(model, None)))
+    discovery.close("exit")
+    run = Run(tmp_path / "run")
+    assert [run.steps(name)["loss"].tolist() for name in run.optimizers] == [pytest.approx(losses)]
