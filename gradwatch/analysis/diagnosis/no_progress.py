@@ -268,7 +268,8 @@ def _outgrown(optimizer: OptimizerFacts) -> Finding:
 
 
 def _no_progress(optimizer: OptimizerFacts, severity: Severity, certainty: Certainty) -> Finding:
-    losses, levels = optimizer.history.losses, optimizer.history.loss_levels
+    losses = optimizer.history.losses
+    levels = medians([tenth for tenth in np.array_split(losses, 10) if len(tenth)])  # there may be fewer than ten
     start, first = levels[0], first_loss(losses)
     what = f"the loss has not fallen: its median is {number(start)} over the first tenth of the losses and"
     what += f" {number(levels[-1])} over the last"

@@ -83,6 +83,15 @@ def test_an_imported_loss_that_stands_as_if_it_did_not_depend_on_the_inputs(tmp_
     assert found == ([] if severity is None else [severity])
 
 
+def test_fewer_than_ten_losses_are_told_by_the_last_of_them(tmp_path):
+    losses = [4.4, 7.8, 6.0, 8.6, 9.2, 9.2, 7.6, 8.2]
+    run = run_of(tmp_path, stream(steady(8), losses=losses), meta={"source": "a file"})
+    found = the(run, "no-progress")
+    assert "4.4 over the first tenth of the losses and 8.2 over the last" in found.what
+    assert found.evidence["loss_last"].value == 8.2
+    assert found.evidence["loss_lowest"].value == 4.4
+
+
 @pytest.mark.parametrize(("left", "told"), [(0.01, True), (0.2, False)])
 def test_norms_that_fade_beside_an_imported_loss_that_stands(tmp_path, left, told):
     norms = np.array(steady(400)) * np.geomspace(1.0, left, 400)
