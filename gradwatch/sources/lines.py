@@ -44,10 +44,10 @@ def encoding_of(file: Path) -> str:
 
 
 def refuse_what_is_no_text(file: Path) -> None:
-    """Say of a file that can't be read as text what it is: its readers would tell of its first bytes alone.
+    """Refuse a file that is no text, and say what it is. A reader would only complain about its first bytes.
 
     Raises:
-        CannotImport: it can't be read, is empty or compressed, or is in UTF-16 or UTF-32 without the mark of UTF-16.
+        CannotImport: it can't be read, is empty or compressed, or is in UTF-32, or in UTF-16 without a byte order mark.
     """
     try:
         with file.open("rb") as stream:
@@ -60,7 +60,7 @@ def refuse_what_is_no_text(file: Path) -> None:
         raise CannotImport(f"{str(file)!r} is compressed, whatever its name says; unpack it first.")
     # Latin letters have a NUL beside them there. NULs alone pad a file whose machine went down.
     if not _UTF_16.match(head) and _WIDE.match(head):
-        raise CannotImport(f"{str(file)!r} is in UTF-16 or UTF-32 without a mark of UTF-16; save it as UTF-8.")
+        raise CannotImport(f"{str(file)!r} is in UTF-32, or in UTF-16 without a byte order mark; save it as UTF-8.")
 
 
 def beginning(file: Path) -> bytes:
