@@ -14,6 +14,9 @@ from gradwatch.cli import defaults
 from gradwatch.cli.plain_values import take_as_they_are
 from gradwatch.errors import BadArgument
 
+_FOLDERS = {"files", "folder", "paths", "run", "runs", "target"}
+"""Parameters that are paths of runs, or of folders that hold or will hold them."""
+
 
 def _without_value(params: list[Any]) -> list[Any]:
     """Let the help of options that take no value show none; newer versions of typer print their type, bool."""
@@ -59,7 +62,7 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; an error about a default names the place where it is set."""
         take_as_they_are(self.get_params(ctx))
-        self._check_folder(ctx, args)
+        self._check_folders(ctx, args)
         try:
             rest = super().parse_args(ctx, args)
             _check_script(ctx)
@@ -70,16 +73,22 @@ class Command(TyperCommand):
                 error.message = f"{error.message} (set in {place})"
             raise
 
-    def _check_folder(self, ctx: Any, args: list[str]) -> None:
-        """Refuse an empty ``--run``, often a variable that is not set: as a path it is the current folder.
+    def _check_folders(self, ctx: Any, args: list[str]) -> None:
+        """Refuse an empty path, often a variable that is not set: as a path it is the current folder.
 
         Raises:
-            BadArgument: the folder is an empty string.
+            BadArgument: a folder is an empty string.
         """
-        if "" in args or "--run=" in args:
-            given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
-            if given.get("folder") == "":
-                raise BadArgument("--run is empty; expected a folder to record into, or leave the option out.")
+        if "" not in args and not any(arg.startswith("--") and arg.endswith("=") for arg in args):
+            return
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        for param in self.get_params(ctx):
+            value = given.get(param.name) if param.name in _FOLDERS else None
+            if value == "" or (isinstance(value, list | tuple) and "" in value):
+                is_option = param.param_type_name == "option"
+                name = param.opts[0] if is_option else str(param.metavar).removeprefix("FILE... ").removesuffix("...")
+                leave_out = ", or leave the option out" if is_option else ""
+                raise BadArgument(f"{name} is empty; expected the path of a folder{leave_out}.")
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from gradwatch.cli.signatures import app
+from gradwatch.testing import stream, write_run
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 
@@ -39,6 +40,34 @@ def test_an_empty_folder_to_record_into_is_refused(command, given):
     done = command("run", *given, "train.py")
     assert done.code == 1
     assert "--run is empty" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["import", "a.csv", ""], "RUN"),
+        (["mv", "runs/a", ""], "TO"),
+        (["rm", ""], "RUN"),
+        (["note", "", "text"], "RUN"),
+        (["demo", "--runs", ""], "--runs"),
+        (["report", ""], "RUN"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(command, tmp_path, monkeypatch, arguments, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("step,loss,grad_norm\n1,2.0,1.0\n2,1.5,2.0\n")
+    done = command(*arguments)
+    assert done.code == 1
+    assert f"{name} is empty; expected the path of a folder" in done.err
+    assert "(bad-argument)" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_an_empty_text_is_none_of_a_path(command, tmp_path):
+    run = write_run(tmp_path / "run", stream([1.0] * 5))
+    assert command("note", run, "kept").code == 0
+    assert command("note", run, "").code == 0
+    assert command("note", run).out.strip() == ""
 
 
 def test_a_mistyped_option_is_no_script(command):
