@@ -19,7 +19,7 @@ from gradwatch.record import Event
 from gradwatch.text import count, number, share
 
 LARGE_UPDATE_RATIO = 0.02  # of a parameter's norm, median
-FEW_SAMPLES = 5  # needed of weights
+FEW_SAMPLES = 5  # of the weights: with fewer it is not known whether weight decay shrank them
 MIN_LATER_SAMPLES = 2  # of the second half of a run: by default every 50th step is sampled
 MOVES_TOO_FAR = (  # cause, remedy and how to confirm it
     "the learning rate of these parameters is too high for their size: a parameter group with its own rate, very small"

@@ -86,8 +86,9 @@ PAGES: dict[str, Page] = {
     "stale-optimizer": Page(
         title="The optimizer holds parameters that the model no longer has",
         cure="script",
-        meaning="The script replaced layers after it created the optimizer, or trains a copy of the model. The"
-        " optimizer still holds the old parameters, which never get a gradient, and does not train the new ones.",
+        meaning="The script replaced parameters after it created the optimizer, or trains a copy of the model. The"
+        " optimizer still holds the old parameters, which get no gradient, or none from some step on, and does not"
+        " train the new ones.",
         example="`optimizer = Adam(net.parameters())`, then `net.head = nn.Linear(512, 10)`.",
         confirm="Compare `{id(p) for p in model.parameters()}` with the ids in `optimizer.param_groups`.",
         fix="Create the optimizer after the last change to the model, or call `optimizer.add_param_group`.",
@@ -264,9 +265,9 @@ PAGES: dict[str, Page] = {
         title="Spikes come back and undo progress",
         cure="rate",
         meaning="Steps far above their neighbours keep recurring, and at least three of them throw the loss back: it"
-        " stays above its level for some steps. This is a warning if the loss is above its level for 5% of the steps,"
-        " and information below that. If the first setback is among the first hundred steps, a missing warm-up is"
-        " named as a cause.",
+        " stays above its level for some steps. Consecutive ones count once. This is a warning if the loss is above its"
+        " level for 5% of the steps, and information below that. If the first setback is among the first hundred steps,"
+        " a missing warm-up is named as a cause.",
         also=(
             "at least three peaks of a cyclic learning rate undo half of the progress",
             "a tenth of the losses are ten times the first ones or more, and the loss is back between them",
@@ -371,8 +372,8 @@ PAGES: dict[str, Page] = {
     "clipped-by-script": Page(
         title="The script changes gradients itself",
         cure="script",
-        meaning="Something other than a clip call changed the gradients between `backward` and `step`. The recorded"
-        " norms are those that the optimizer got, after that change.",
+        meaning="Something other than a clip call changed the gradients between `backward` and `step`, at a tenth of"
+        " the steps or more, and at 5 or more. The recorded norms are those that the optimizer got, after that change.",
         example="`p.grad.mul_(min(1, 1 / norm))` in the loop, a model library's own AGC, the noisy gradients of"
         " Opacus, or `clip_grad_norm_` within a function that `torch.compile` compiles.",
         confirm="Compare `p.grad._version` before and after the code between `backward` and `step`.",
