@@ -165,13 +165,13 @@ def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], 
     of_epochs = epoch_lines.rows(file)
     if of_epochs[0]:
         return of_epochs
-    if not named:
-        why = f" {without[0]}'s own lines contain neither a gradient norm nor a loss." if without else ""
-        raise CannotImport(
-            f"{str(file)!r} has no line like those of {', '.join(PATTERNS)}.{why} Give --pattern, for example"
-            r" 'step (?P<step>\d+).*norm (?P<norm>\S+)'."
-        )
-    return named, what, ()
+    if named:
+        return named, what, ()
+    why = f" {without[0]}'s own lines contain neither a gradient norm nor a loss." if without else ""
+    raise CannotImport(
+        f"{str(file)!r} has no line like those of {', '.join(PATTERNS)}.{why} Give --pattern, for example"
+        r" 'step (?P<step>\d+).*norm (?P<norm>\S+)'."
+    )
 
 
 def notes(found: Sequence[Mapping[str, Any]], of_rows: Sequence[str]) -> tuple[str, ...]:

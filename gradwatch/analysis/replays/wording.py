@@ -64,7 +64,8 @@ def _each_once(thing: str, numbers: Sequence[int]) -> str:
     ('row 48', 'micro-batches 0, 1')
     """
     distinct = [*dict.fromkeys(numbers)]
-    return f"{thing if len(distinct) == 1 else thing + ('es' if thing.endswith('ch') else 's')} {_listed(distinct)}"
+    plural = "es" if thing.endswith("ch") else "s"
+    return f"{thing}{plural if len(distinct) > 1 else ''} {_listed(distinct)}"
 
 
 def headline(replay: Replay) -> str:
