@@ -110,9 +110,10 @@ class LoopTable:
             loop.tracker.release()
 
     def abandon(self) -> None:
-        """End all loops: a step that was measured and not made becomes an attempt."""
+        """End all loops: a step that was measured and not made becomes an attempt, unless another thread is at it."""
         for loop in self._loops:
-            loop.abandon()
+            if is_of_this_thread(loop.thread):
+                loop.abandon()
             loop.tracker.release()
 
     def record_nothing(self) -> bool:

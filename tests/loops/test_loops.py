@@ -27,6 +27,8 @@ from gradwatch import Run
 from gradwatch.clip import NormClip
 from gradwatch.errors import BadArgument, RunInUse, TrainingStopped
 
+from ..readers import Read
+
 
 def net():
     torch.manual_seed(0)
@@ -936,17 +938,6 @@ def test_two_trainings_in_two_threads(tmp_path):
 
 def test_a_backward_of_another_thread_reads_no_gradient_of_the_training(tmp_path):
     """The training's own backward may be writing it, without Python's lock: reading it then ends the process."""
-    readers = set()
-
-    class Read(nn.Parameter):
-        @property
-        def grad(self):
-            readers.add(threading.get_ident())
-            return torch.Tensor.grad.__get__(self)
-
-        @grad.setter
-        def grad(self, value):
-            torch.Tensor.grad.__set__(self, value)
 
     def other():
         weight = torch.ones(3, requires_grad=True)
@@ -966,8 +957,33 @@ def test_a_backward_of_another_thread_reads_no_gradient_of_the_training(tmp_path
             thread.start()
             thread.join()
             optimizer.step()
-    assert readers == {threading.get_ident()}
+    assert model.weight.readers == {threading.get_ident()}
     assert len(Run(tmp_path / "run").steps()) == 3
+
+
+def test_to_end_a_recording_reads_no_gradient_that_another_thread_trains(tmp_path):
+    """A daemon thread may train to the end of the process, and an event of one training ends all of a run."""
+    model = nn.Linear(4, 1)
+    model.weight = Read(torch.ones(1, 4))
+    optimizer = sgd(model)
+    has_trained, may_end = threading.Event(), threading.Event()
+
+    def train():
+        model(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+        model(torch.ones(2, 4)).sum().backward()
+        has_trained.set()
+        may_end.wait(60)
+
+    thread = threading.Thread(target=train)
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        thread.start()
+        assert has_trained.wait(60)
+        model.weight.readers.clear()
+    assert model.weight.readers == set()
+    may_end.set()
+    thread.join()
+    assert len(Run(tmp_path / "run").steps()) == 1
 
 
 def test_a_training_that_another_thread_goes_on_with_keeps_its_losses(tmp_path):

@@ -19,6 +19,8 @@ from gradwatch.errors import TrainingStopped
 from gradwatch.script.discover import Discovery, owner_of
 from gradwatch.script.plan import ClipPlan, RecordingPlan
 
+from ...readers import Read
+
 
 class Begin(Protocol):
     def __call__(self, **options: Any) -> Discovery: ...
@@ -413,21 +415,6 @@ def in_threads(*bodies: Callable[[], object]) -> None:
         thread.join()
 
 
-class Read(nn.Parameter):
-    """A parameter that notes which threads ask for its gradient."""
-
-    readers: set[int]
-
-    @property
-    def grad(self):
-        self.readers.add(threading.get_ident())
-        return torch.Tensor.grad.__get__(self)
-
-    @grad.setter
-    def grad(self, value):
-        torch.Tensor.grad.__set__(self, value)
-
-
 class Held(torch.autograd.Function):
     """Its backward lasts until another thread has trained."""
 
@@ -449,7 +436,6 @@ def test_a_thread_reads_no_gradient_of_an_optimizer_that_another_thread_trains(t
     discovery = begin()
     quick, slow = nn.Linear(3, 1), nn.Linear(3, 1)
     slow.weight = Read(slow.weight.detach())
-    slow.weight.readers = set()
     optimizers = sgd(quick), sgd(slow)
     slow.weight.readers.clear()
     losses: dict[str, list[float]] = {}
