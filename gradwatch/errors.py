@@ -77,6 +77,12 @@ class StoreRemoved(GradwatchError):
     slug = "store-removed"
 
 
+class StoreClosed(GradwatchError):
+    """The script closed the descriptors of the store, as `os.closerange` does."""
+
+    slug = "store-closed"
+
+
 class RecorderProcessFailed(GradwatchError):
     """The recorder's process could not be started, or ended before the training."""
 

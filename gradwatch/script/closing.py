@@ -10,7 +10,8 @@ import numpy as np
 
 from gradwatch.errors import GradwatchError
 from gradwatch.script.plan import PROCESS
-from gradwatch.store import StoreReader
+from gradwatch.store import FILE_NAME, StoreReader
+from gradwatch.store.descriptors import is_abandoned
 
 MOST_LINES = 4  # for processes that the script started; a line counts the others
 
@@ -63,9 +64,12 @@ def closing_lines(
         failed: this process wanted to record and could not: what the run got since is another script's.
     """
     own = None
-    if not failed:
+    is_lost = is_abandoned(run / FILE_NAME)
+    if not failed and not is_lost:
         own = recorded_since(run, started) if opened is None else recorded_since(run, opened, most=1)
     lines = [f"{own}; gradwatch report {shown}"] if own is not None and own.steps else []
+    if is_lost:
+        lines = [f"the recording ended early; gradwatch report {shown} shows what was written until then"]
     others = []
     for folder in sorted(run.parent.glob(f"{glob.escape(run.name)}{PROCESS}*")):
         number = folder.name.removeprefix(f"{run.name}{PROCESS}")

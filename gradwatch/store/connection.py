@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradwatch.errors import RunInUse, StoreNotWritable
+from gradwatch.errors import RunInUse, StoreClosed, StoreNotWritable
 from gradwatch.store.creation import create, on_network_file_system, refuse_if_in_use, upgrade
+from gradwatch.store.descriptors import Descriptors, identity_of, never_close, open_descriptors
 from gradwatch.store.rows import Row
 from gradwatch.store.schema import CURRENT, Layout
 
@@ -42,17 +43,21 @@ class WritingConnection:
         """
         self.path = path
         self.lock = threading.Lock()
+        self._is_open = True
         _make_folder(path.parent)
         layout = _existing_layout(path)
         try:
             if layout is None and not create(path):
                 layout = _existing_layout(path)
+            before = open_descriptors()
             self.db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
-            self._file = _identity(path)
+            self._file = identity_of(path)
             self.journal_mode = self._choose_journal()
             self.db.execute("pragma synchronous = normal")
             self.db.execute(f"pragma cache_size = {-CACHED_KIB}")
             self.db.execute("pragma shrink_memory")  # the block is taken anew, no larger than the limit
+            self.db.execute("select 1 from sqlite_schema limit 1").fetchone()  # opens the log, if there is to be one
+            self._descriptors = Descriptors(path, before)
             if layout is not None:
                 self._continue(layout)
         except RunInUse:
@@ -74,7 +79,14 @@ class WritingConnection:
 
     def is_in_place(self) -> bool:
         """Whether the file still stands where it was opened: what is written to another would never be read."""
-        return _identity(self.path) == self._file
+        return identity_of(self.path) == self._file
+
+    def _check_descriptors(self) -> None:
+        if not self._descriptors.are_intact():
+            raise StoreClosed(
+                f"the script closed the file descriptors of {str(self.path)!r}, as os.closerange does. Nothing more is"
+                " written, for their numbers may belong to files of the script now."
+            )
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -82,19 +94,22 @@ class WritingConnection:
 
         Raises:
             StoreNotWritable: the disk does not take it now.
+            StoreClosed: the script closed the descriptors of the file.
         """
         with self.reporting(), self.lock:  # in one statement, which an interrupt can't part
             try:
                 self.db.execute("begin immediate")
                 yield
+                self._check_descriptors()  # it is the commit that writes
                 self.db.execute("commit")
             finally:
-                if self.db.in_transaction:  # it failed, or the commit did
+                if self.db.in_transaction and self._descriptors.are_intact():  # it failed, or the commit did
                     self.db.execute("rollback")
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
         """Raise StoreNotWritable for what the disk does not take now; even a read may have to write beside the file."""
+        self._check_descriptors()
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -121,16 +136,26 @@ class WritingConnection:
 
     def close_alone(self) -> None:
         """Close the file so that it stands alone, without a log beside it."""
+        if not self._descriptors.are_intact():
+            never_close(self.db, self.path)
+            return
         if self.journal_mode == "wal":
             try:
                 self.db.execute("pragma busy_timeout = 0")
                 self.db.execute("pragma journal_mode = delete")
             except sqlite3.OperationalError:
                 pass  # a reader has it open; the log beside the file belongs to it and is read with it
-        self.db.close()
+        self._close()
 
     def close(self) -> None:
         """Close the file as it is."""
+        if self._is_open and not self._descriptors.are_intact():
+            never_close(self.db, self.path)
+            return
+        self._close()
+
+    def _close(self) -> None:
+        self._is_open = False
         self.db.close()
 
 
@@ -166,12 +191,3 @@ def not_writable(path: Path, error: Exception) -> StoreNotWritable:
     return StoreNotWritable(
         f"{str(path)!r} can't be written: {error}. Give a folder that can be written, with space on its disk."
     )
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file stands at a path; None if there is none that can be seen."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino
