@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gradwatch.script.closing import MOST_LINES, Recorded, closing_lines, recorded_since
-from gradwatch.store import StoreWriter
+from gradwatch.store import FILE_NAME, StoreWriter, descriptors
 from gradwatch.testing import stream, write_run
 
 
@@ -20,6 +20,14 @@ def lines(run: Path, started: float = 0.0) -> list[str]:
 def test_the_steps_of_one_optimizer(tmp_path):
     write_run(tmp_path / "x", stream([1.0] * 7))
     assert lines(tmp_path / "x") == ["recorded 7 steps; gradwatch report runs/x"]
+
+
+def test_a_store_that_was_given_up_is_not_read_in_this_process(tmp_path, monkeypatch):
+    store = write_run(tmp_path / "x", stream([1.0] * 7)) / FILE_NAME
+    monkeypatch.setattr(descriptors, "_abandoned", {store})
+    assert lines(tmp_path / "x") == [
+        "the recording ended early; gradwatch report runs/x shows what was written until then"
+    ]
 
 
 def test_one_step(tmp_path):
