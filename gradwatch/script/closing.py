@@ -63,22 +63,32 @@ def closing_lines(
             it did not, and a process that it started may have.
         failed: this process wanted to record and could not: what the run got since is another script's.
     """
-    own = None
-    is_lost = is_abandoned(run / FILE_NAME)
-    if not failed and not is_lost:
-        own = recorded_since(run, started) if opened is None else recorded_since(run, opened, most=1)
-    lines = [f"{own}; gradwatch report {shown}"] if own is not None and own.steps else []
-    if is_lost:
-        lines = [f"the recording ended early; gradwatch report {shown} shows what was written until then"]
-    others = []
+    own = _own_lines(shown, run, started, opened, failed=failed)
+    others = _lines_of_processes(shown, run, started)
+    lines = own + others[:MOST_LINES]
+    if len(others) > MOST_LINES:
+        lines.append(f"and {len(others) - MOST_LINES} more runs {shown}{PROCESS}*")
+    return lines or [f"nothing was recorded: {why_nothing}"]
+
+
+def _own_lines(shown: Path, run: Path, started: float, opened: float | None, *, failed: bool) -> list[str]:
+    """What this process recorded; nothing if it made no step."""
+    if is_abandoned(run / FILE_NAME):
+        return [f"the recording ended early; gradwatch report {shown} shows what was written until then"]
+    if failed:
+        return []
+    own = recorded_since(run, started) if opened is None else recorded_since(run, opened, most=1)
+    return [f"{own}; gradwatch report {shown}"] if own is not None and own.steps else []
+
+
+def _lines_of_processes(shown: Path, run: Path, started: float) -> list[str]:
+    """What each process that the script started recorded in a run of its own."""
+    lines = []
     for folder in sorted(run.parent.glob(f"{glob.escape(run.name)}{PROCESS}*")):
         number = folder.name.removeprefix(f"{run.name}{PROCESS}")
         recorded = recorded_since(folder, started)
         if recorded is not None and recorded.steps:
-            others.append(f"{recorded} in process {number}; gradwatch report {shown.with_name(folder.name)}")
+            lines.append(f"{recorded} in process {number}; gradwatch report {shown.with_name(folder.name)}")
         elif recorded is not None:
-            others.append(f"recorded nothing in process {number}: it made no step or was killed at once")
-    lines += others[:MOST_LINES]
-    if len(others) > MOST_LINES:
-        lines.append(f"and {len(others) - MOST_LINES} more runs {shown}{PROCESS}*")
-    return lines or [f"nothing was recorded: {why_nothing}"]
+            lines.append(f"recorded nothing in process {number}: it made no step or was killed at once")
+    return lines

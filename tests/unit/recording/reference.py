@@ -18,6 +18,7 @@ class Clip:
 
     max_norm: float | None = None
     coefficient: float = 1.0
+    norm: float = 0.0  # that it read
     clip_value: float | None = None
     cut_entries: int = 0
     was_scaled: bool = False  # the gradients were still multiplied by the loss scale
@@ -83,7 +84,7 @@ class Reference:
         if found:
             norm = norm_of(found.values())
             coefficient = min(1.0, max_norm / (norm + 1e-6)) if not math.isnan(norm) else math.nan
-            self._clipped(Clip(max_norm=max_norm, coefficient=coefficient))
+            self._clipped(Clip(max_norm=max_norm, coefficient=coefficient, norm=norm))
             self.gradients.values |= {name: value * coefficient for name, value in found.items()}
 
     def clip_value(self, limit: float, names: str) -> None:
@@ -134,6 +135,7 @@ class Reference:
             Clip(
                 max_norm=None if clip.max_norm is None else clip.max_norm / self.scale,
                 coefficient=clip.coefficient,
+                norm=clip.norm / self.scale,
                 clip_value=None if clip.clip_value is None else clip.clip_value / self.scale,
                 cut_entries=clip.cut_entries,
             )
@@ -252,4 +254,10 @@ class Reference:
         if now.in_vain is not None and not clips:
             came_later = any(now.values[name] is not None for name in now.in_vain)
             return "before-backward" if came_later else "no-gradients"
-        return None
+        return "part" if self._clips_a_part() else None
+
+    def _clips_a_part(self) -> bool:
+        """Whether one call clips, by norm, and the norm of all gradients is well above threshold and what it read."""
+        if len(self.gradients.clips) != 1 or (max_norm := self.gradients.clips[0].max_norm) is None:
+            return False
+        return norm_of(self.gradients.before_clips.values()) > 1.1 * max(max_norm, self.gradients.clips[0].norm)
