@@ -100,16 +100,18 @@ def is_apart(losses: Array, levels: list[float]) -> bool:
     """
     last = last_losses(losses)
     best = np.array_split(losses, len(levels))[int(np.argmin(levels))]
-    return float(np.quantile(last, LOW)) > float(np.quantile(_until_it_leaps(best, last), HIGH))
+    return float(np.quantile(last, LOW)) > float(np.quantile(before_it_left(best, float(last.max())), HIGH))
 
 
-def _until_it_leaps(best: Array, last: Array) -> Array:
-    """The best tenth without the rows at its end that lie above all last losses: there the loss has left already.
+def before_it_left(best: Array, most: float) -> Array:
+    """The best tenth without the losses at its end that lie above ``most``: there the loss has left already.
 
-    >>> _until_it_leaps(np.array([0.2, 0.1, 11.0]), np.array([2.8, 2.9])).tolist()
+    >>> before_it_left(np.array([0.2, 0.1, 11.0]), most=2.9).tolist()
     [0.2, 0.1]
+    >>> before_it_left(np.array([0.2, 3.0, 0.2, 5.7]), most=1.25).tolist()
+    [0.2, 3.0, 0.2]
     """
-    calm = np.flatnonzero(best <= last.max())
+    calm = np.flatnonzero(best <= most)
     return best[: calm[-1] + 1] if len(calm) else best
 
 
@@ -147,7 +149,7 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
     if len(losses) < MIN_LOSSES or optimizer.has_rivals or not is_apart(losses, levels):
         return False
     best, ends = int(np.argmin(levels)), last_losses(losses)
-    calm = _until_it_leaps(np.array_split(losses, len(levels))[best], ends)
+    calm = before_it_left(np.array_split(losses, len(levels))[best], float(ends.max()))
     step = int(np.array_split(optimizer.history.loss_steps, len(levels))[best][len(calm) - 1])
     low, last, first = levels[best], float(np.median(ends)), first_loss(losses)
     if restarts_after(optimizer, step) or _learns_again(losses, levels) or resumed_higher_at(optimizer) is not None:

@@ -29,7 +29,7 @@ FIRST_PARTS, BELOW_FIRST = 50, 0.03  # parts of the rewards, and how far below t
 NEAR_ZERO, NEARLY_ALL = 0.1, 0.95  # of a reward of at most 1: next to none; the share of rewards, or of pairs
 LEAST_REWARD = 0.01  # a reward that is never as large has another unit
 MIN_STANDING, STANDING_PARTS = 60, 10  # rewards: of fewer no level but one near 0 is said to stand; their parts
-NO_SHARE = 5.0  # the median of rewards that are no shares of right answers, nor a few such terms
+NO_SHARE = 5.0  # a median reward as large is no share of right answers, nor the sum of a few such shares
 STILL_LOW = 0.5  # of the first level below 0: one that came as near to 0 has learnt something
 ROSE = 3.0  # standard errors of the difference of two means: a rise beyond chance
 

@@ -10,6 +10,7 @@ import numpy as np
 from gradwatch.analysis.diagnosis.ends import (
     HUGE_LOSS,
     HUGE_NORM,
+    before_it_left,
     is_apart,
     is_mostly_above,
     last_losses,
@@ -86,25 +87,16 @@ def rise_of(history: OptimizerHistory) -> Rise:
     losses, levels = history.losses, history.loss_levels
     tenths, best = np.array_split(losses, len(levels)), int(np.argmin(levels))
     steps = np.array_split(history.loss_steps, len(levels))[best]
+    halfway = (levels[best] + levels[-1]) / 2  # a loss above it is on its way to the last level
     return Rise(
         start=start_of(losses),
         first=first_loss(losses),
         best=levels[best],
         last=levels[-1],
         highest=max(levels[best:]),
-        doubt=uncertainty(tenths[-1]) + uncertainty(_before_it_left(tenths[best], levels[-1])),
+        doubt=uncertainty(tenths[-1]) + uncertainty(before_it_left(tenths[best], halfway)),
         best_steps=(int(steps[0]), int(steps[-1])),
     )
-
-
-def _before_it_left(best: Array, last: float) -> Array:
-    """The best tenth without the losses at its end that are nearer to the last level: there the loss has left already.
-
-    >>> _before_it_left(np.array([0.2, 0.3, 0.2, 0.2, 2.0, 5.7]), last=2.3).tolist()
-    [0.2, 0.3, 0.2, 0.2]
-    """
-    calm = np.flatnonzero(best <= (np.median(best) + last) / 2)
-    return best[: calm[-1] + 1] if len(calm) else best
 
 
 def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
