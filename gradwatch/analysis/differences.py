@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.history import RunReader, is_imported
 from gradwatch.analysis.statistics.quantiles import Array
 
 ENTRIES_AT_ONCE = 1_000_000  # numbers of one table that are compared at a time
@@ -112,11 +112,11 @@ def difference(first: RunReader, second: RunReader, optimizer: str) -> Differenc
         tuple(name for name in own if name not in set(other)) for own, other in (names, names[::-1])
     )
     left, right = (frame.loc[common] for frame in frames)
-    is_imported = any("source" in reader.meta() for reader in (first, second))
-    columns = _columns(left, right, is_imported=is_imported)
+    any_imported = any(is_imported(reader.meta()) for reader in (first, second))
+    columns = _columns(left, right, is_imported=any_imported)
     parting = _parting(first, second, optimizer, left, right, columns)
     if parting:
-        parting["alike"] = _alike(columns, parting["source"], is_imported=is_imported)
+        parting["alike"] = _alike(columns, parting["source"], is_imported=any_imported)
         parting["growth"] = _growth(left, right, parting["step"])
     return Difference(
         optimizer=optimizer,

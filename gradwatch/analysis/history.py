@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -381,6 +381,11 @@ def newest(folder: Path = Path("runs")) -> Path:
         RunNotFound: there is no run under it.
     """
     return newest_first(folder)[0]
+
+
+def is_imported(meta: Mapping[str, str]) -> bool:
+    """Whether the meta table is that of a history that was imported, which does not know what it does not hold."""
+    return "source" in meta
 
 
 def newest_first(folder: Path = Path("runs")) -> list[Path]:

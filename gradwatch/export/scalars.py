@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gradwatch.analysis.history import is_imported
 from gradwatch.analysis.run import Run
 from gradwatch.errors import CannotExport
 from gradwatch.sinks.event_files import write
@@ -17,7 +18,7 @@ def write_scalars(run: Run, folder: Path) -> int:
     """
     names = list(run.optimizers)
     try:
-        is_imported = "source" in run.meta()
-        return sum(write(run.records(name), folder, len(names) > 1, knows_clipping=not is_imported) for name in names)
+        knows_clipping = not is_imported(run.meta())
+        return sum(write(run.records(name), folder, len(names) > 1, knows_clipping=knows_clipping) for name in names)
     except OSError as error:
         raise CannotExport(f"{str(folder)!r} can't be written: {error}.") from error

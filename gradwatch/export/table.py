@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from gradwatch.analysis.history import is_imported
 from gradwatch.analysis.run import Run
 from gradwatch.errors import CannotExport
 from gradwatch.record import EVENT_KEYS
@@ -48,7 +49,7 @@ def _frame(run: Run, what: str) -> pd.DataFrame:
 
 def without_unknown_clipping(frame: pd.DataFrame, meta: Mapping[str, str]) -> pd.DataFrame:
     """The steps of a run, without clipping if it is an imported history: none tells of it."""
-    if "source" not in meta:
+    if not is_imported(meta):
         return frame
     unknown = [name for name in ("clip_coef", "cut_fraction", "clipped_fraction") if name in frame]
     without = frame.assign(clipped=pd.array([None] * len(frame), "boolean"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 
+from gradwatch.analysis.history import is_imported
 from gradwatch.analysis.run import Run
 from gradwatch.errors import CannotExport, EmptyRun
 from gradwatch.record import small
@@ -17,8 +18,9 @@ def send_run(run: Run, tracker: Tracker) -> int:
         CannotExport: the tracker failed.
     """
     names = list(run.optimizers)
-    is_imported = "source" in run.meta()
-    facts = RunFacts(path=run.path, config=run.config(), several=len(names) > 1, knows_clipping=not is_imported)
+    facts = RunFacts(
+        path=run.path, config=run.config(), several=len(names) > 1, knows_clipping=not is_imported(run.meta())
+    )
     count = 0
     try:
         tracker.open(facts)

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gradwatch.analysis.frames import is_loss_nonfinite, is_nonfinite
-from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.history import RunReader, is_imported
 from gradwatch.analysis.replays.result import Replay, read_replays
 from gradwatch.analysis.statistics.lone_spikes import lone_spikes
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory, optimizer_history
@@ -231,7 +231,7 @@ def read_facts(reader: RunReader) -> Facts:
         optimizers=optimizers,
         events=events,
         ending=_ending(reader, meta),
-        is_imported="source" in meta,
+        is_imported=is_imported(meta),
         without_optimizer=tuple(json.loads(meta.get("parameters_without_optimizer", "[]"))),
         captures=tuple(reader.captures()),
         replays=read_replays(reader.path),
@@ -292,7 +292,7 @@ def _count(meta: Mapping[str, str], key: str) -> int | None:
 
 
 def _ending(reader: RunReader, meta: Mapping[str, str]) -> Ending:
-    if "source" in meta:
+    if is_imported(meta):
         return Ending(state="imported")
     attempts = reader.attempts()
     if not attempts or attempts[-1].ended is None:

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import typer
 
 from gradwatch.analysis.diagnosis import PAGES, Finding
+from gradwatch.analysis.history import is_imported
 from gradwatch.analysis.places import runs_below
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary
@@ -209,7 +210,7 @@ def find_faults(
 
 def _reached(run: Run, summary: RunSummary) -> int:
     """The recorded steps; of an imported history, whose rows may each stand for several, those up to the last row."""
-    return max(summary.steps, summary.last_step if "source" in run.meta() else 0)
+    return max(summary.steps, summary.last_step if is_imported(run.meta()) else 0)
 
 
 def _named_events(summary: RunSummary, kinds: Sequence[str]) -> list[str]:
